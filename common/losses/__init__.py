@@ -1,0 +1,1 @@
+"""Losses, computed in float32 whatever the precision of the network."""

@@ -1,0 +1,1 @@
+"""Encoders with one feature interface (a list of maps, finest first), decoders and heads, in 2D and 3D."""
