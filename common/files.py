@@ -1,0 +1,46 @@
+"""Files that are complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+
+@contextlib.contextmanager
+def written_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path in the folder of ``path`` that takes its name when the block ends well.
+
+    The temporary name keeps all suffixes (``.nii.gz``), by which many writers choose their format. When the block
+    fails, the temporary file is removed and an earlier file of that name stays as it was.
+
+    Raises:
+        InputError: when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0.0
+        reason = f"{error.strerror or error}; {free:.0f} MiB free there"
+        msg = f"{path}: cannot be written ({reason}). Free space or choose another folder."
+        raise InputError(msg) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as JSON, complete or not at all; what JSON does not know is written as text."""
+    with written_beside(path) as part:
+        part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,34 @@
+"""Gradient norm clipping for MONAI's trainers."""
+
+from __future__ import annotations
+
+import torch
+from monai.engines import Workflow
+from monai.engines.utils import IterationEvents
+
+
+class ClipGradients:
+    """Scales the gradients down to a total norm, after fp16's loss scaling is undone.
+
+    Args:
+        optimizer: its parameters' gradients are clipped.
+        max_norm: largest total L2 norm.
+    """
+
+    def __init__(self, *, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        if not max_norm > 0:
+            msg = f"max_norm is {max_norm}; it must be positive (leave the handler out for no clipping)."
+            raise ValueError(msg)
+        self.optimizer = optimizer
+        self.max_norm = max_norm
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Clip before the optimizer's step."""
+        if engine.scaler is not None:
+            engine.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm, foreach=True)

@@ -1,0 +1,62 @@
+"""One progress bar over the whole run, with the time left."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from ignite.engine import Events
+from monai.engines import Workflow
+from tqdm import tqdm
+
+
+class ProgressBar:
+    """Steps done, time left and the current loss.
+
+    The loss is read from the device only when the bar is redrawn, not in every step.
+
+    Args:
+        description: what is running, e.g. ``"pretraining"``.
+    """
+
+    def __init__(self, *, description: str) -> None:
+        self.description = description
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def start(self, engine: Workflow) -> None:
+        """Open the bar where a resumed run left off."""
+        total = engine.state.max_epochs * engine.state.epoch_length
+        # on a terminal ten times a second, in a log file every half minute
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(
+            total=total,
+            initial=engine.state.iteration,
+            desc=self.description,
+            unit="step",
+            mininterval=interval,
+            maxinterval=max(10.0, interval),
+            dynamic_ncols=True,
+        )
+
+    def step(self, engine: Workflow) -> None:
+        """Advance; show the loss when the bar is redrawn."""
+        if self.bar is None:
+            return
+        if self.bar.update(1):
+            loss = engine.state.output["loss"]
+            self.bar.set_postfix(
+                epoch=f"{engine.state.epoch}/{engine.state.max_epochs}",
+                loss=f"{float(loss.detach() if isinstance(loss, torch.Tensor) else loss):.4f}",
+                refresh=False,
+            )
+
+    def close(self, engine: Workflow) -> None:  # noqa: ARG002 (ignite's signature)
+        """Leave the finished bar on the screen."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,69 @@
+"""Pictures of what a pretraining method sees and makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+from monai.engines import Workflow
+from torch.utils.tensorboard import SummaryWriter
+
+from common.preview import reconstruction_figure, save_figure
+
+
+class ReconstructionPictures:
+    """Input, masked input, reconstruction and error of the epoch's last batch, as PNG and in TensorBoard.
+
+    Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
+    (V, B, 1, *S) and ``fill``; the first sample of the batch is drawn, one row per view.
+
+    Args:
+        output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
+        log_dir: TensorBoard folder. ``None``: PNG only.
+        interval: epochs between two pictures; the first and the last epoch are always drawn.
+        view_names: row titles.
+    """
+
+    def __init__(
+        self, *, output_dir: str, log_dir: str | None = None, interval: int = 10, view_names: tuple[str, ...] = ()
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.log_dir = log_dir
+        self.interval = max(1, interval)
+        self.view_names = tuple(view_names)
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Draw, if the epoch is due."""
+        epoch = engine.state.epoch
+        if epoch % self.interval and epoch not in (1, engine.state.max_epochs):
+            return
+        figure = reconstruction_figure(picture_rows(engine.state.output["pred"], self.view_names))
+        for name in (f"reconstruction_epoch_{epoch:04d}.png", "reconstruction.png"):
+            save_figure(figure, self.output_dir / name)
+        if self.log_dir is not None:
+            with SummaryWriter(self.log_dir) as writer:
+                writer.add_figure("reconstruction", figure, epoch, close=False)
+
+
+def picture_rows(
+    outputs: dict[str, torch.Tensor], view_names: tuple[str, ...] = ()
+) -> list[tuple[str, dict[str, torch.Tensor]]]:
+    """Per view of the first sample: a title, and the images (C, *S) under the names that become column titles."""
+    rows = []
+    reconstruction, target, mask = (outputs[key] for key in ("reconstruction", "target", "mask"))
+    for v in range(reconstruction.shape[0]):
+        image, hidden, made = (x[v, 0].detach().float().cpu() for x in (target, mask, reconstruction))
+        title = view_names[v] if v < len(view_names) else f"view {v + 1}"
+        images = {
+            "input": image,
+            "masked input": torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)), image),
+            "reconstruction": made,
+            "absolute error": (made - image).abs(),
+        }
+        rows.append((title, images))
+    return rows

@@ -1,0 +1,50 @@
+"""Writes a model file: the best one by validation, or the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ignite.engine import Events
+from monai.engines import Workflow
+from torch import nn
+
+from common.checkpoints import save_pretrained
+
+
+class SaveModel:
+    """Saves ``{"model": weights, "card": ...}``, complete or not at all.
+
+    Attached to an evaluator it saves whenever its key metric is the best so far; attached to a trainer it saves when
+    the training is complete. The card says what the weights are, so that they are not used for something else.
+
+    Args:
+        path: e.g. ``models/model.pt``.
+        network: the plain network, under the names of ``network_def`` (not its distributed wrapper).
+        card: plain values (see :mod:`common.checkpoints`).
+        when: ``"best"`` (evaluator) or ``"final"`` (trainer).
+    """
+
+    def __init__(self, *, path: str, network: nn.Module, card: Mapping[str, Any], when: str) -> None:
+        events = {"best": Events.EPOCH_COMPLETED, "final": Events.COMPLETED}
+        if when not in events:
+            msg = f"when is {when!r}; choose 'best' (with an evaluator) or 'final' (with a trainer)."
+            raise ValueError(msg)
+        self.path = path
+        self.network = network
+        self.card = dict(card)
+        self.when = when
+        self.event = events[when]
+
+    def attach(self, engine: Workflow) -> None:
+        """Register with an evaluator (``best``) or a trainer (``final``)."""
+        engine.add_event_handler(self.event, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Save, if this epoch's key metric is the best or the training is complete."""
+        if self.when == "best" and engine.state.best_metric_epoch != engine.state.epoch:
+            return
+        card = {**self.card, "epoch": engine.state.epoch}
+        if self.when == "best":
+            card[str(engine.state.key_metric_name)] = float(engine.state.best_metric)
+        save_pretrained(self.path, self.network, card)

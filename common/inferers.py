@@ -1,0 +1,100 @@
+"""MONAI inferers that run the network in a chosen precision and memory format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
+
+from common.precision import autocast
+
+
+class AutocastInferer(Inferer):
+    """Calls the network inside an autocast region; what surrounds the network (losses, stitching) stays in float32.
+
+    MONAI's engines only autocast on CUDA, and losses with them; this one serves the CPU too and ends with the network.
+
+    Args:
+        inferer: the inferer that decides what the network sees. Default: the whole input at once.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (see :mod:`common.precision`).
+        channels_last: lay images out channels-last, which convolutions in bf16 prefer.
+    """
+
+    def __init__(self, inferer: Inferer | None = None, *, precision: str = "auto", channels_last: bool = False) -> None:
+        super().__init__()
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.precision = precision
+        self.channels_last = channels_last
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run ``network`` on ``inputs`` (B, C, *S) the way the wrapped inferer does."""
+
+        def in_precision(x: torch.Tensor, *network_args: Any, **network_kwargs: Any) -> Any:
+            if isinstance(x, MetaTensor):
+                x = x.as_tensor()  # metadata costs time in every operation and no network needs it
+            if self.channels_last:
+                last = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
+                x = x.contiguous(memory_format=last)
+            with autocast(self.precision, x.device):
+                return network(x, *network_args, **network_kwargs)
+
+        return self.inferer(inputs, in_precision, *args, **kwargs)
+
+
+class _FloatScores:
+    """The network with float32 scores, so that overlapping windows are averaged exactly."""
+
+    def __init__(self, network: Callable[..., torch.Tensor]) -> None:
+        self.network = network
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self.network(x, *args, **kwargs).float()
+
+
+class WindowInferer(AutocastInferer):
+    """Sliding windows with Gaussian weights; axial slices when the network is 2D.
+
+    Args:
+        roi_size: window in voxels; for a 2D network the last entry is 1.
+        spatial_dims: 3, or 2 for a network that segments axial slices.
+        overlap: share of a window that its neighbour covers again, in [0, 1).
+        sw_batch_size: windows (or slices) per forward pass.
+        precision: see :class:`AutocastInferer`.
+        stitch_device: where scores are collected; ``"cpu"`` when the scores of a whole volume do not fit the GPU.
+    """
+
+    def __init__(
+        self,
+        *,
+        roi_size: Sequence[int],
+        spatial_dims: int = 3,
+        overlap: float = 0.5,
+        sw_batch_size: int = 1,
+        precision: str = "auto",
+        channels_last: bool = False,
+        stitch_device: str | None = None,
+    ) -> None:
+        if spatial_dims == 2 and tuple(roi_size)[-1] != 1:
+            msg = (
+                f"roi_size is {list(roi_size)}; a 2D network takes axial slices: let it end with 1, e.g. [256, 256, 1]."
+            )
+            raise ValueError(msg)
+        windows: dict[str, Any] = {
+            "sw_batch_size": sw_batch_size,
+            "overlap": overlap,
+            "mode": "gaussian",
+            "device": stitch_device,
+        }
+        inferer: Inferer
+        if spatial_dims == 2:
+            inferer = SliceInferer(roi_size=tuple(roi_size)[:2], spatial_dim=2, **windows)
+        else:
+            inferer = SlidingWindowInferer(roi_size=tuple(roi_size), **windows)
+        super().__init__(inferer, precision=precision, channels_last=channels_last)
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Scores (B, N + 1, *S) in float32 of an image (B, C, *S) of any size."""
+        return super().__call__(inputs, _FloatScores(network), *args, **kwargs)

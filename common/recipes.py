@@ -1,0 +1,211 @@
+"""The few compositions that pretraining, fine-tuning and inference must share.
+
+A volume takes the same way to the network whoever asks: load, check, orient to RAS, resample, and turn HU into network
+channels. Training crops between the last two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from monai.transforms import (
+    CastToTyped,
+    ClassesToIndicesd,
+    Compose,
+    CropForegroundd,
+    EnsureTyped,
+    MapTransform,
+    Orientationd,
+    RandAffined,
+    RandCropByLabelClassesd,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSpatialCropd,
+    SaveImaged,
+    SelectItemsd,
+    SpatialPadd,
+    SqueezeDimd,
+    Transform,
+)
+
+from common.data.mask_writer import MaskWriter
+from common.transforms.argmax import ArgmaxChannelsd
+from common.transforms.check_volume import CheckVolumed
+from common.transforms.load import LoadVolumed
+from common.transforms.restore import RestoreGridd
+from common.transforms.spacing import SafeSpacingd
+from common.transforms.structures import ChannelsToIdsd, StructuresToChannelsd
+
+AIR_HU = -1024.0
+BODY_HU = -500.0
+
+
+def preprocessing(
+    *, spacing: Sequence[float], channels: MapTransform | None = None, structures: Mapping[str, int] | None = None
+) -> Compose:
+    """From a file to a volume on the network's grid: what every stage does first.
+
+    Args:
+        spacing: mm; an entry of 0 or less keeps the scan's own spacing on that axis.
+        channels: turns HU (1, *S) into the network's input; left out where cropping comes first.
+        structures: load the ``label`` too, as channel indices (see :mod:`common.transforms.structures`).
+    """
+    keys = ["image"] if structures is None else ["image", "label"]
+    linear_then_nearest = ["bilinear", "nearest"][: len(keys)]
+    steps: list[Transform] = [LoadVolumed(keys=keys), CheckVolumed(keys="image")]
+    if structures is not None:
+        steps.append(StructuresToChannelsd(keys="label", structures=structures))
+    steps += [
+        Orientationd(keys=keys, axcodes="RAS", labels=None),
+        SafeSpacingd(keys=keys, pixdim=spacing, mode=linear_then_nearest, padding_mode="border", dtype="float32"),
+    ]
+    if channels is not None:
+        steps.append(channels)
+    return Compose(steps)
+
+
+def cached_volume(
+    *,
+    spacing: Sequence[float],
+    roi_size: Sequence[int],
+    structures: Mapping[str, int] | None = None,
+    samples_per_class: int = 3000,
+) -> Compose:
+    """The part of training that is the same every time, and is cached: the volume on its grid, cropped to the body.
+
+    Volumes are kept as int16 HU (and uint8 labels), without metadata: 2 (3) bytes per voxel.
+
+    Args:
+        roi_size: training crop in voxels; smaller volumes are padded with air.
+        samples_per_class: voxels per structure that are remembered as crop centres.
+    """
+    keys = ["image"] if structures is None else ["image", "label"]
+    fill = [AIR_HU, 0.0][: len(keys)]
+    steps: list[Transform] = [
+        *preprocessing(spacing=spacing, structures=structures).transforms,
+        CropForegroundd(keys=keys, source_key="image", select_fn=in_body, margin=4, allow_smaller=True),
+        *(SpatialPadd(keys=key, spatial_size=roi_size, value=value) for key, value in zip(keys, fill, strict=True)),
+        CastToTyped(keys=keys, dtype=["int16", "uint8"][: len(keys)]),
+        EnsureTyped(keys=keys, track_meta=False),
+    ]
+    if structures is not None:
+        steps.append(
+            ClassesToIndicesd(
+                keys="label",
+                indices_postfix="_voxels",
+                num_classes=len(structures) + 1,
+                max_samples_per_class=samples_per_class,
+            )
+        )
+    kept = ["image", "label", "annotated", "label_voxels", "case"]
+    steps.append(SelectItemsd(keys=kept, allow_missing_keys=True))
+    return Compose(steps)
+
+
+def chain(*composes: Compose) -> Compose:
+    """One flat composition, so that ``CacheDataset`` finds where its cached part ends."""
+    return Compose([transform for compose in composes for transform in compose.transforms])
+
+
+def in_body(hu: torch.Tensor) -> torch.Tensor:
+    """Voxels that are not air: the box around them is where training crops are taken."""
+    return hu > BODY_HU
+
+
+def random_crops(
+    *,
+    roi_size: Sequence[int],
+    spatial_dims: int,
+    channels: MapTransform,
+    structures: Mapping[str, int] | None = None,
+    rotate_degrees: float = 12.0,
+    scale: float = 0.15,
+    flip: bool = False,
+    noise_hu: float = 10.0,
+) -> Compose:
+    """The random part of training: a crop, small deformations in space and intensity, network channels.
+
+    With labels, half of the crops are centred on background and half on a structure drawn uniformly, so that small
+    structures are seen. Left and right have names of their own, so mirrored crops are left to pretraining.
+
+    Args:
+        roi_size: crop in voxels; ``[H, W, 1]`` and ``spatial_dims=2`` give axial slices (C, H, W).
+        channels: turns HU (1, *S) into the network's input (C, *S).
+        structures: crop the ``label`` too.
+        rotate_degrees: largest rotation about every axis (about the slice normal in 2D).
+        scale: largest relative change of size.
+        flip: mirror along every axis with probability 0.5.
+        noise_hu: largest standard deviation of added Gaussian noise, HU.
+    """
+    keys = ["image"] if structures is None else ["image", "label"]
+    steps: list[Transform] = []
+    if structures is None:
+        steps.append(RandSpatialCropd(keys=keys, roi_size=roi_size, random_size=False))
+    else:
+        n = len(structures)
+        steps.append(
+            RandCropByLabelClassesd(
+                keys=keys,
+                label_key="label",
+                indices_key="label_voxels",
+                spatial_size=roi_size,
+                num_classes=n + 1,
+                ratios=[n, *[1] * n],
+                warn=False,  # a structure that a case does not have is no news
+            )
+        )
+    steps.append(CastToTyped(keys="image", dtype=torch.float32))
+    if spatial_dims == 2:
+        steps.append(SqueezeDimd(keys=keys, dim=-1))
+    if flip:
+        steps += [RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)]
+    if rotate_degrees or scale:
+        steps.append(
+            RandAffined(
+                keys=keys,
+                prob=0.7,
+                rotate_range=[math.radians(rotate_degrees)] * (3 if spatial_dims == 3 else 1),
+                scale_range=[scale] * spatial_dims,
+                mode=["bilinear", "nearest"][: len(keys)],
+                padding_mode="border",
+            )
+        )
+    steps += [
+        RandScaleIntensityd(keys="image", factors=0.05, prob=0.5),
+        RandShiftIntensityd(keys="image", offsets=15.0, prob=0.5),
+        RandGaussianNoised(keys="image", std=noise_hu, prob=0.3),
+        channels,
+        EnsureTyped(keys=keys, track_meta=False),
+    ]
+    return Compose(steps)
+
+
+def save_masks(*, output_dir: str, structures: Mapping[str, int]) -> Compose:
+    """From scores (N + 1, *S) to a uint8 mask of structure ids on exactly the input's grid, in a file.
+
+    The argmax comes before the way back: one uint8 volume is carried to the input's grid instead of N + 1 float ones.
+
+    Args:
+        output_dir: receives ``<case>_seg.nii.gz``.
+    """
+    return Compose(
+        [
+            ArgmaxChannelsd(keys="pred"),
+            RestoreGridd(keys="pred", ref_keys="image"),
+            ChannelsToIdsd(keys="pred", structures=structures),
+            SaveImaged(
+                keys="pred",
+                output_dir=output_dir,
+                output_postfix="seg",
+                output_dtype="uint8",
+                separate_folder=False,
+                resample=False,
+                writer=MaskWriter,
+                print_log=False,
+            ),
+        ]
+    )
