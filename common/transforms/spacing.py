@@ -1,0 +1,27 @@
+"""Resampling to a voxel size, safe beside entries whose names start like an image's."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.transforms import Spacingd
+
+
+class SafeSpacingd(Spacingd):
+    """MONAI's ``Spacingd`` that leaves entries such as ``image_path`` alone.
+
+    ``Spacingd`` of MONAI 1.6.0 and 1.6.1 calls ``.update()`` on every entry named ``<key>_*``, taking it for a
+    metadata dictionary; MONAI Label adds ``image_path``, a string, and inference fails. Such entries are set aside
+    for the call unless they are dictionaries or transformed themselves. Arguments are those of ``Spacingd``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        aside = {name: value for name, value in data.items() if self._sets_aside(name, value)}
+        d = super().__call__({name: value for name, value in data.items() if name not in aside}, lazy=lazy)
+        return {**d, **aside}
+
+    def _sets_aside(self, name: Hashable, value: object) -> bool:
+        if not isinstance(name, str) or isinstance(value, dict) or name in self.keys:
+            return False
+        return any(name.startswith(f"{key}_") for key in self.keys)
