@@ -15,6 +15,9 @@ from common.errors import InputError
 
 _MAGIC_OFFSET = 128  # bytes of preamble before "DICM" (DICOM PS3.10, section 7.1)
 
+_CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"  # SOP class, padded to an even length
+_HEAD_BYTES = 8192  # more than what precedes it in a file
+
 _SERIES_DATE = "0008|0021"
 _MODALITY = "0008|0060"
 _DESCRIPTION = "0008|103e"
@@ -81,8 +84,13 @@ def _single_series(folder: Path) -> list[str]:
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction(_SERIES_DATE)
-    names.SetDirectory(os.fspath(folder))
-    groups = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+    warns = names.GetGlobalWarningDisplay()
+    names.SetGlobalWarningDisplay(False)  # the errors below say it better
+    try:
+        names.SetDirectory(os.fspath(folder))
+        groups = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+    finally:
+        names.SetGlobalWarningDisplay(warns)
     if not groups:
         msg = f"{folder}: no readable DICOM series. Check that the export is complete, or convert it to NIfTI."
         raise InputError(msg)
@@ -90,7 +98,20 @@ def _single_series(folder: Path) -> list[str]:
         listed = ", ".join(_describe(folder, group) for group in groups[:8])
         msg = f"{folder}: {len(groups)} DICOM series ({listed}). Put each into a folder of its own."
         raise InputError(msg)
+    _check_complete(folder, groups[0])
     return groups[0]
+
+
+def _check_complete(folder: Path, files: list[str]) -> None:
+    """A damaged slice is passed over in silence when the series is listed; at either end it would leave no gap."""
+    read = {Path(f).name for f in files}
+    for path in sorted(folder.iterdir()):
+        if path.name not in read and is_dicom_file(path):
+            with open(path, "rb") as file:
+                damaged = _CT_IMAGE_STORAGE in file.read(_HEAD_BYTES)
+            if damaged:
+                msg = f"{path}: a CT slice that cannot be read, truncated or damaged. Copy or export the series again."
+                raise InputError(msg)
 
 
 def _describe(folder: Path, files: list[str]) -> str:

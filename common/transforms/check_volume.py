@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from common.data.checks import check_label_values, check_same_grid, check_volume
+from common.data.contents import check_label_values, check_same_grid, check_volume
 
 
 class CheckVolumed(MapTransform):
@@ -22,7 +22,7 @@ class CheckVolumed(MapTransform):
         allow_missing_keys: whether entries may be missing.
 
     Raises:
-        InputError: naming the file; see :func:`common.data.checks.check_volume`.
+        InputError: naming the file; see :func:`common.data.contents.check_volume`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -42,7 +42,7 @@ class CheckLabeld(MapTransform):
         allow_missing_keys: whether entries may be missing.
 
     Raises:
-        InputError: naming the file; see :func:`common.data.checks.check_label`.
+        InputError: naming the file; see :func:`common.data.contents.check_label`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from monai.config import DtypeLike, KeysCollection
 from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
 from monai.transforms import LoadImaged
 
-from common.data.checks import unreadable
+from common.data.contents import unreadable
 from common.data.headers import READ_ERRORS, check_header
 
 # the rest of a header differs between NIfTI and DICOM, and between NIfTI files, and would break batches
