@@ -1,0 +1,49 @@
+"""Runs a copied bundle's commands in this process, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import torch
+
+from tests.bundles.discovery import REPOSITORY
+
+TINY = REPOSITORY / "tests" / "bundles" / "tiny.json"
+
+
+def copy_bundle(name: str, folder: Path) -> Path:
+    """The bundle's files alone, elsewhere: nothing of the repository is written to."""
+    root = folder / name
+    shutil.copytree(REPOSITORY / "bundles" / name / "configs", root / "configs")
+    return root
+
+
+def tiny(root: Path) -> dict[str, Any]:
+    """The tiny settings that this bundle knows."""
+    known = {key for c in ("train", "pretrain", "inference") for key in json.loads(file(root, c).read_text())}
+    return {key: value for key, value in json.loads(TINY.read_text()).items() if key in known and key != "_summary_"}
+
+
+def file(root: Path, config: str) -> Path:
+    return root / "configs" / f"{config}.json"
+
+
+def run(root: Path, *configs: str, **overrides: Any) -> None:
+    """What ``python -m monai.bundle run`` does, with the tiny sizes."""
+    settings = {**tiny(root), "device": torch.device("cpu"), "bundle_root": str(root), **overrides}
+    monai.bundle.run(config_file=[str(file(root, c)) for c in configs], **settings)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name

@@ -1,0 +1,148 @@
+"""What every bundle's files must be like, read without running them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import monai.bundle
+import pytest
+from monai.bundle import ConfigParser, create_workflow
+
+from common.data.structures import ALL_STRUCTURES
+from tests.bundles.discovery import BASE_CONFIGS, BUNDLES, NAMES, OVERLAYS, REPOSITORY, config, config_file, expressions
+
+CONFIGS = [(name, c) for name in NAMES for c in (*BASE_CONFIGS, *OVERLAYS)]
+TRAIN_IDS = [
+    "bundle_root",
+    "device",
+    "dataset_dir",
+    "network_def",
+    "network",
+    "loss",
+    "optimizer",
+    "train#dataset#data",
+    "train#handlers",
+    "train#trainer#max_epochs",
+    "train#inferer",
+    "validate#dataset#data",
+    "validate#evaluator",
+    "initialize",
+    "run",
+]
+
+
+def test_there_are_bundles() -> None:
+    assert "isd_mae" in NAMES
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=NAMES)
+def test_files_are_complete(bundle: Path) -> None:
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
+        assert (bundle / name).stat().st_size > 0
+    for name in (*BASE_CONFIGS, *OVERLAYS):
+        assert (bundle / "configs" / f"{name}.json").is_file()
+
+
+@pytest.mark.parametrize(("name", "file"), CONFIGS)
+def test_config_reads_well(name: str, file: str) -> None:
+    content = config(name, file)
+    assert next(iter(content)) == "_summary_"
+    for text in expressions(content):
+        assert "lambda" not in text
+        assert not re.match(r"^[$'\"]*/", text), f"absolute path: {text}"
+        if text.startswith("$"):
+            assert len(text) <= 120, text
+
+
+@pytest.mark.parametrize(("name", "overlay"), [(n, o) for n in NAMES for o in OVERLAYS if o != "evaluate"])
+def test_overlays_only_change_what_is_there(name: str, overlay: str) -> None:
+    """A key that no base config has would be read by nobody."""
+    known = {key for base in BASE_CONFIGS for key in config(name, base)} | {"finalize"}
+    for key in config(name, overlay):
+        assert key.split("#")[0] in known, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_knobs_agree_between_configs(name: str) -> None:
+    """One definition of the network and its input, whichever file it is read from."""
+    train, pretrain, inference = (config(name, c) for c in BASE_CONFIGS)
+    assert train["network_def"] == inference["network_def"]
+    assert train["structures"] == inference["structures"]
+    differing = set(train["pretrain_overrides"]) - set(pretrain)
+    assert not differing
+    for knob in train["architecture"]:
+        assert train["architecture"][knob] == pretrain["architecture"][knob] == inference["card"][knob]
+    knobs = {
+        k for k, v in train.items() if not isinstance(v, (dict, str)) and k not in ("imports", "initialize", "run")
+    }
+    for other in (pretrain, inference):
+        for knob in knobs & set(other):
+            assert train[knob] == other[knob], knob
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_structures_metadata_and_network_agree(name: str) -> None:
+    structures = config(name, "train")["structures"]
+    output = config(name, "metadata")["network_data_format"]["outputs"]["pred"]
+    assert output["channel_def"] == {"0": "background", **{str(i): s for s, i in structures.items()}}
+    assert output["num_channels"] == len(structures) + 1
+    assert structures.items() <= ALL_STRUCTURES.items()
+    parser = ConfigParser(config(name, "inference"))
+    network = parser.get_parsed_content("network_def#out_channels")
+    assert network == output["num_channels"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_has_a_changelog_entry_for_its_version(name: str) -> None:
+    metadata = config(name, "metadata")
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_fits_the_schema(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's schema, when MONAI_META_SCHEMA points at it; else the fields that it requires."""
+    metadata = config(name, "metadata")
+    schema = os.environ.get("MONAI_META_SCHEMA")
+    if schema:
+        monkeypatch.chdir(REPOSITORY)
+        monai.bundle.verify_metadata(meta_file=str(config_file(name, "metadata")), filepath=schema)
+        jsonschema.validate(metadata, json.loads(Path(schema).read_text()))
+    required = (
+        "schema version monai_version pytorch_version numpy_version required_packages_version task description authors "
+        "copyright network_data_format"
+    )
+    assert set(required.split()) <= set(metadata)
+
+
+@pytest.mark.parametrize(("name", "file"), [(n, c) for n in NAMES for c in BASE_CONFIGS])
+def test_monai_finds_every_property(name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from another working directory, where applications start."""
+    monkeypatch.chdir(tmp_path)
+    bundle = REPOSITORY / "bundles" / name
+    kind = "infer" if file == "inference" else "train"
+    workflow = create_workflow(
+        workflow_type=kind, config_file=str(config_file(name, file)), bundle_root=str(bundle), logging_file=False
+    )
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_that_monai_label_reads(name: str) -> None:
+    parser = ConfigParser(config(name, "train"))
+    for key in TRAIN_IDS:
+        assert key in parser, key
+    handlers = config(name, "train")["train"]["handlers"]
+    assert all(isinstance(handler, dict) and "_target_" in handler for handler in handlers)
+    assert config(name, "train")["train"]["trainer"]["train_handlers"] == "@train#handlers"
+    assert not any(part in name for part in ("deepedit", "deepgrow", "detection", "classification"))
+
+
+def test_no_generated_file_is_tracked() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    generated = re.findall(r"(?m)^.*(?:__pycache__|\.pyc|\.egg-info/|/runs/|\.pt|\.nii|\.nii\.gz)$", files)
+    assert generated == []

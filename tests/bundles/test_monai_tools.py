@@ -1,0 +1,124 @@
+"""MONAI's own commands and applications on every bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import monai.bundle
+import onnxruntime
+import pytest
+import torch
+
+from tests.bundles.discovery import NAMES, REPOSITORY
+from tests.bundles.running import copy_bundle, file, run, tiny
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def network_settings(root: Path) -> dict[str, object]:
+    """Tiny settings of the network only, as export commands take them."""
+    inference = json.loads(file(root, "inference").read_text())
+    return {k: v for k, v in tiny(root).items() if k in inference and k != "device"}
+
+
+def test_network_takes_and_gives_what_metadata_says(name: str) -> None:
+    root = REPOSITORY / "bundles" / name
+    smoke = json.loads(file(root, "smoke").read_text())
+    inference = json.loads(file(root, "inference").read_text())
+    knobs = {k: v for k, v in smoke.items() if k in inference and not k.startswith("_")}
+    monai.bundle.verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(file(root, "metadata")),
+        config_file=str(file(root, "inference")),
+        device="cpu",
+        **knobs,
+    )
+
+
+def test_bundle_loads_by_name(name: str, trained: dict[str, Path]) -> None:
+    """``monai.bundle.load`` pairs train.json's network with models/model.pt."""
+    root = trained[name]
+    network = monai.bundle.load(name=root.name, bundle_dir=str(root.parent), source="github", **{"net_override": None})
+    saved = torch.load(root / "models/model.pt", weights_only=True)["model"]
+    assert network.keys() >= {"model"} if isinstance(network, dict) else network.state_dict().keys() == saved.keys()
+
+
+def test_torchscript_export_gives_the_same_scores(name: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    root = trained[name]
+    settings = network_settings(root)
+    exported = tmp_path / "model.ts"
+    monai.bundle.ckpt_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=str(root / "models/model.pt"),
+        meta_file=str(file(root, "metadata")),
+        config_file=str(file(root, "inference")),
+        key_in_ckpt="model",
+        use_trace=True,
+        input_shape=[1, 3, 32, 32, 32],
+        **settings,
+    )
+    image = torch.rand(1, 3, 32, 32, 32)
+    torch.testing.assert_close(torch.jit.load(exported)(image), reference(root, image), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_export_gives_the_same_scores_at_another_size(name: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    root = trained[name]
+    settings = network_settings(root)
+    axes = {"image": {2: "h", 3: "w", 4: "d"}, "pred": {2: "h", 3: "w", 4: "d"}}
+    exported = tmp_path / "model.onnx"
+    monai.bundle.onnx_export(
+        net_id="network_def",
+        filepath=str(exported),
+        ckpt_file=str(root / "models/model.pt"),
+        meta_file=str(file(root, "metadata")),
+        config_file=str(file(root, "inference")),
+        key_in_ckpt="model",
+        use_trace=True,
+        input_shape=[1, 3, 32, 32, 32],
+        converter_kwargs={
+            "opset_version": 18,
+            "dynamo": False,
+            "input_names": ["image"],
+            "output_names": ["pred"],
+            "dynamic_axes": axes,
+        },
+        **settings,
+    )
+    image = torch.rand(1, 3, 64, 32, 32)
+    scores = onnxruntime.InferenceSession(str(exported)).run(None, {"image": image.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(scores), reference(root, image), atol=1e-3, rtol=1e-3)
+
+
+def reference(root: Path, image: torch.Tensor) -> torch.Tensor:
+    parser = monai.bundle.ConfigParser(json.loads(file(root, "inference").read_text()))
+    parser.update(network_settings(root))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(root / "models/model.pt", weights_only=True)["model"])
+    with torch.no_grad():
+        return network.eval()(image)
+
+
+def test_training_as_monai_label_starts_it(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cases handed over, ids of the mask files, one labelled case only, no dataset_dir: trained, and not lost."""
+    root = copy_bundle(name, tmp_path)
+    case = sorted((phantom_dir / "labelsTr").glob("*.nii.gz"))[0]
+    data = [{"image": str(phantom_dir / "imagesTr" / case.name), "label": str(case)}]
+    with caplog.at_level("INFO"):
+        run(
+            root,
+            "train",
+            **{
+                "dataset_dir": str(tmp_path / "not_there"),
+                "train#dataset#data": data,
+                "validate#dataset#data": [],
+                "train#trainer#max_epochs": 1,
+                "device": "cpu",
+            },
+        )
+    assert "Pretraining skipped" in caplog.text
+    assert (root / "models/model_final.pt").exists()
+    assert trained

@@ -1,0 +1,109 @@
+"""Both stages of every bundle, on generated CT at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import input_error_message
+from tests.bundles.discovery import NAMES
+from tests.bundles.running import assert_same_weights, copy_bundle, run
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def test_one_command_leaves_both_models_and_the_evidence(name: str, trained: dict[str, Path]) -> None:
+    root = trained[name]
+    for file in ("models/model.pt", "models/model_final.pt", "models/pretrained/ssl.pt"):
+        content = torch.load(root / file, weights_only=True)
+        assert content["card"]["method"] == name
+        assert content["model"]
+    for file in ("runs/pretrain/reconstruction.png", "runs/pretrain/run.json", "runs/train/run.json"):
+        assert (root / file).stat().st_size > 0
+    assert list((root / "runs/pretrain").glob("events.out.tfevents.*"))
+    report = json.loads((root / "runs/train/run.json").read_text())
+    assert report["status"] == "complete"
+    assert report["steps"] == 4
+    assert 0 <= report["best_metric"] <= 1
+    pretraining = json.loads((root / "runs/pretrain/run.json").read_text())
+    assert len(pretraining["cases"]) == 2 + 2  # unlabelled and training cases, not the validation case
+    assert any(part.startswith("loss_") for part in pretraining["last"])
+
+
+def test_a_finished_run_is_not_run_again(
+    name: str, trained: dict[str, Path], phantom_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = trained[name]
+    before = {p: p.stat().st_mtime_ns for p in (root / "models").rglob("*.pt")}
+    with caplog.at_level("INFO"):
+        run(root, "train", dataset_dir=str(phantom_dir))
+    assert "Pretraining skipped" in caplog.text
+    assert "nothing to train" in caplog.text
+    assert {p: p.stat().st_mtime_ns for p in (root / "models").rglob("*.pt")} == before
+
+
+def test_pretrained_weights_of_another_configuration_are_refused(
+    name: str, trained: dict[str, Path], phantom_dir: Path
+) -> None:
+    with pytest.raises(Exception, match=r".") as caught:
+        run(trained[name], "train", dataset_dir=str(phantom_dir), spacing=[5.0, 5.0, 5.0])
+    message = input_error_message(caught.value)
+    assert message is not None
+    assert "ssl.pt" in message
+    assert "spacing" in message
+    assert "--pretrain_again true" in message
+
+
+@pytest.mark.parametrize(("stage", "step"), [("pretrain", 3), ("train", 1), ("train", 4)])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    name: str,
+    stage: str,
+    step: int,
+    trained: dict[str, Path],
+    phantom_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bit for bit, when a step of either stage is cut off before its optimizer step."""
+    root = copy_bundle(name, tmp_path)
+    steps = {"n": 0, "stage": "pretrain"}
+    real_step = torch.optim.AdamW.step
+
+    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
+        done = (root / "models/pretrained/ssl.pt").exists()
+        steps["n"] += (stage == "train") == done
+        if steps["n"] == step:
+            raise KeyboardInterrupt
+        return real_step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(root, "train", dataset_dir=str(phantom_dir))
+    run(root, "train", dataset_dir=str(phantom_dir))
+    assert_same_weights(root / "models/pretrained/ssl.pt", trained[name] / "models/pretrained/ssl.pt")
+    assert_same_weights(root / "models/model_final.pt", trained[name] / "models/model_final.pt")
+    assert_same_weights(root / "models/model.pt", trained[name] / "models/model.pt")
+
+
+def test_from_scratch_when_pretraining_is_switched_off(
+    name: str, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copy_bundle(name, tmp_path)
+    with caplog.at_level("INFO"):
+        run(root, "train", dataset_dir=str(phantom_dir), pretrain_epochs=0, epochs=1)
+    assert "from scratch" in caplog.text
+    assert (root / "models/model.pt").exists()
+    assert not (root / "models/pretrained").exists()
+
+
+def test_images_alone_can_be_pretrained_on(name: str, phantom_dir: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images_only"
+    shutil.copytree(phantom_dir / "imagesUn", images)
+    root = copy_bundle(name, tmp_path)
+    run(root, "pretrain", dataset_dir=str(images))
+    assert (root / "models/pretrained/ssl.pt").exists()
