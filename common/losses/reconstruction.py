@@ -1,0 +1,123 @@
+"""Masked patch reconstruction: the error of each patch, averaged over the hidden ones (MAE, SparK, HPM)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.masking.patches import as_patch_size
+
+KINDS = ("mse", "l1")
+NORMALISATIONS = (False, "unbiased", "biased")
+REDUCTIONS = ("global", "per_sample")
+_EPS = 1e-6
+
+
+def patchify(image: Tensor, patch_size: int | Sequence[int]) -> Tensor:
+    """Cut an image into patches.
+
+    Args:
+        image: (B, C, *S).
+        patch_size: edge in voxels, one or one per axis; must divide S.
+
+    Returns:
+        (B, n, p^d * C): patches in the order of the grid, in each patch voxels first and channels last.
+
+    Raises:
+        ValueError: when the patches do not divide the image.
+    """
+    batch, channels, *shape = image.shape
+    edges = as_patch_size(patch_size, len(shape))
+    grid = [s // p for s, p in zip(shape, edges, strict=True)]
+    if any(g * p != s for g, p, s in zip(grid, edges, shape, strict=True)):
+        raise ValueError(
+            f"patch_size: {edges} does not divide an image of {tuple(shape)} voxels. Crop or pad the image."
+        )
+    d = len(shape)
+    cut = image.reshape(batch, channels, *(size for pair in zip(grid, edges, strict=True) for size in pair))
+    order = [0, *range(2, 2 + 2 * d, 2), *range(3, 3 + 2 * d, 2), 1]
+    return cut.permute(order).reshape(batch, math.prod(grid), -1)
+
+
+def patch_loss_map(
+    reconstruction: Tensor,
+    target: Tensor,
+    *,
+    patch_size: int | Sequence[int],
+    kind: str = "mse",
+    normalise: bool | str = False,
+) -> Tensor:
+    """Mean error of every patch, hidden or not: what AnatoMask and HPM rank by.
+
+    Args:
+        reconstruction: (B, C, *S).
+        target: (B, C, *S).
+        patch_size: edge in voxels.
+        kind: ``"mse"`` or ``"l1"``.
+        normalise: compare with ``(x - mean) / sqrt(var + 1e-6)`` of each target patch; ``"unbiased"`` variance (MAE,
+            SparK) or ``"biased"`` (SelfMedMAE). ``False`` compares with the target as it is.
+
+    Returns:
+        (B, n), float32.
+
+    Raises:
+        ValueError: for shapes that differ or unknown options.
+    """
+    if reconstruction.shape != target.shape:
+        raise ValueError(
+            f"reconstruction: its shape {tuple(reconstruction.shape)} is not the target's {tuple(target.shape)}. "
+            "Give two images of the same shape."
+        )
+    if kind not in KINDS or normalise not in NORMALISATIONS:
+        raise ValueError(f"kind, normalise: got {kind!r}, {normalise!r}. Allowed are {KINDS} and {NORMALISATIONS}.")
+    with torch.autocast(device_type=target.device.type, enabled=False):
+        found, wanted = patchify(reconstruction.float(), patch_size), patchify(target.float(), patch_size)
+        if normalise:
+            variance, mean = torch.var_mean(wanted, dim=-1, keepdim=True, correction=int(normalise == "unbiased"))
+            wanted = (wanted - mean) / (variance + _EPS).sqrt()
+        difference = found - wanted
+        return (difference.square() if kind == "mse" else difference.abs()).mean(dim=-1)
+
+
+def masked_patch_loss(
+    reconstruction: Tensor,
+    target: Tensor,
+    patch_mask: Tensor,
+    *,
+    patch_size: int | Sequence[int],
+    kind: str = "mse",
+    normalise: bool | str = False,
+    reduction: str = "global",
+) -> Tensor:
+    """Error of the hidden patches (METHODS section 6.6).
+
+    Args:
+        reconstruction: (B, C, *S).
+        target: (B, C, *S).
+        patch_mask: bool (B, *grid) or (B, n), ``True`` = hidden.
+        patch_size: edge in voxels.
+        kind: see :func:`patch_loss_map`.
+        normalise: see :func:`patch_loss_map`.
+        reduction: ``"global"`` averages over all hidden patches of the batch, ``"per_sample"`` over those of each
+            sample first. The two agree when every sample hides equally many.
+
+    Returns:
+        float32 scalar; 0 with its graph when nothing is hidden.
+
+    Raises:
+        ValueError: for shapes that do not fit or unknown options.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: got {reduction!r}. Allowed are {', '.join(map(repr, REDUCTIONS))}.")
+    losses = patch_loss_map(reconstruction, target, patch_size=patch_size, kind=kind, normalise=normalise)
+    hidden = patch_mask.flatten(1).to(losses.dtype)
+    if hidden.shape != losses.shape:
+        raise ValueError(
+            f"patch_mask: got {tuple(patch_mask.shape)} for {losses.shape[1]} patches of {losses.shape[0]} samples. "
+            "Give one value per patch."
+        )
+    dims = None if reduction == "global" else 1
+    return ((losses * hidden).sum(dim=dims) / hidden.sum(dim=dims).clamp(min=1)).mean()

@@ -1,0 +1,224 @@
+"""Structural similarity of 2D and 3D images: SSIM (Wang et al. 2004) with a Gaussian window, as a loss.
+
+The gradient is written out instead of recorded, and filtering is done by matrix products (gaussian_filter.py): on a
+CPU a small part of the time that convolutions take; ``scripts/benchmark.py ssim`` measures it.
+
+With ``s = x + y`` and ``d = x - y``, means ``m`` and variances ``v`` of the two over the window, SSIM reads::
+
+    SSIM = (m_s^2 - m_d^2 + 2 C1) / (m_s^2 + m_d^2 + 2 C1) * (v_s - v_d + 2 C2) / (v_s + v_d + 2 C2)
+
+which is the usual formula with four filtered maps instead of five. Clamping both variances at 0 bounds it to [-1, 1]
+whatever the rounding, and identical images give exactly 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from common.losses.gaussian_filter import PADDINGS, Window, full_float32, smooth
+
+_REDUCTIONS = ("mean", "none")
+_WINDOWS = {2: 15, 3: 7}
+
+
+def _ssim_maps(
+    x: Tensor, y: Tensor, window: Window, c1: float, c2: float, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Mean SSIM (M,) of the maps ``x``, ``y`` (M, *S) and, where wanted, its gradients (M, *S)."""
+    n = x.shape[0]
+    s, d = x + y, x - y
+    mean_s, mean_d, power_s, power_d = smooth(torch.cat([s, d, s * s, d * d]), window).split(n)
+    square_s, square_d = mean_s * mean_s, mean_d * mean_d
+    # what is left of a variance of 0 after rounding may be negative
+    raw_s, raw_d = power_s.sub_(square_s), power_d.sub_(square_d)
+    v_s, v_d = raw_s.clamp(min=0), raw_d.clamp(min=0)
+
+    light_below = (square_s + square_d).add_(2 * c1)
+    light = (square_s - square_d).add_(2 * c1).div_(light_below)
+    contrast_below = (v_s + v_d).add_(2 * c2)
+    contrast = (v_s - v_d).add_(2 * c2).div_(contrast_below)
+    value = (light * contrast).flatten(1).mean(1)
+    if not any(wanted):
+        return value, None, None
+
+    # SSIM = light * contrast; derivatives by the variances (zero where clamped) and by the means
+    by_v = light.div_(contrast_below.square_()).mul_(2 / raw_s[0].numel())
+    by_v_s = (by_v * v_d).mul_(raw_s >= 0)
+    by_v_d = v_s.add_(2 * c2).mul_(by_v).neg_().mul_(raw_d >= 0)
+    by_m = contrast.div_(light_below.square_()).mul_(2 / raw_s[0].numel())
+    by_m_s = square_d.mul_(by_m).sub_(by_v_s).mul_(mean_s).mul_(2)
+    by_m_d = square_s.add_(2 * c1).mul_(by_m).neg_().sub_(by_v_d).mul_(mean_d).mul_(2)
+
+    if all(wanted):
+        back_m_s, back_m_d, back_s, back_d = smooth(
+            torch.cat([by_m_s, by_m_d, by_v_s, by_v_d]), window, transposed=True
+        ).split(n)
+        by_s = back_s.mul_(s).mul_(2).add_(back_m_s)
+        by_d = back_d.mul_(d).mul_(2).add_(back_m_d)
+        return value, by_s + by_d, by_s - by_d
+    # one argument only: d stands for x - y or y - x, and three maps are enough
+    sign = 1 if wanted[0] else -1
+    by_m_both = by_m_s.add_(by_m_d, alpha=sign)
+    back_m, back_s, back_d = smooth(torch.cat([by_m_both, by_v_s, by_v_d]), window, transposed=True).split(n)
+    gradient = back_s.mul_(s).add_(back_d.mul_(d), alpha=sign).mul_(2).add_(back_m)
+    return (value, gradient, None) if wanted[0] else (value, None, gradient)
+
+
+class _SSIM(torch.autograd.Function):
+    """Mean SSIM per sample. The gradient is found on the way forward, so nothing but it has to be kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        window: Window,
+        c1: float,
+        c2: float,
+        wanted: tuple[bool, bool],
+    ) -> Tensor:
+        batch, channels, *shape = x.shape
+        maps_x, maps_y = (image.detach().reshape(-1, *shape) for image in (x, y))
+        # One channel at a time stays in a CPU's cache and bounds memory; a GPU is better off with all at once.
+        step = 1 if x.device.type == "cpu" else batch * channels
+        parts = [
+            _ssim_maps(a, b, window, c1, c2, wanted)
+            for a, b in zip(maps_x.split(step), maps_y.split(step), strict=True)
+        ]
+        values, *gradients = zip(*parts, strict=True)
+        ctx.gradients = [
+            torch.cat(g).div_(channels).view(x.shape) if w else None for g, w in zip(gradients, wanted, strict=True)
+        ]
+        return torch.cat(values).view(batch, channels).mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_x, by_y = (None if g is None else g * grad.view(-1, *[1] * (g.ndim - 1)) for g in ctx.gradients)
+        return by_x, by_y, None, None, None, None
+
+
+def ssim(
+    x: Tensor,
+    y: Tensor,
+    *,
+    spatial_dims: int = 3,
+    window_size: int | None = None,
+    sigma: float = 1.5,
+    data_range: float = 1.0,
+    padding: str = "zero",
+) -> Tensor:
+    """Structural similarity of each sample, averaged over channels and space, computed in float32.
+
+    Args:
+        x: images (B, C, *S), floating point; float64 stays float64.
+        y: images of the same shape.
+        spatial_dims: 2 or 3.
+        window_size: edge of the Gaussian window in voxels, odd; ``None`` is 15 in 2D and 7 in 3D.
+        sigma: standard deviation of the window in voxels.
+        data_range: difference between the largest and the smallest possible value.
+        padding: ``"zero"`` keeps the size and counts zeros beyond the border, ``"valid"`` (MONAI's way) uses only
+            windows that lie inside.
+
+    Returns:
+        similarity (B,), 1 for identical images, at least -1.
+
+    Raises:
+        ValueError: for shapes that differ or do not fit, or an argument out of range.
+    """
+    window_size = _check_window(spatial_dims, window_size, sigma, data_range, padding)
+    if x.shape != y.shape or x.ndim != spatial_dims + 2:
+        raise ValueError(
+            f"ssim: got images of shape {tuple(x.shape)} and {tuple(y.shape)}. "
+            f"Give two of the same shape (B, C, *S) with {spatial_dims} spatial axes."
+        )
+    if padding == "valid" and min(x.shape[2:]) < window_size:
+        raise ValueError(
+            f"ssim: an image of shape {tuple(x.shape[2:])} holds no window of {window_size} voxels. "
+            'Give larger images, a smaller window_size or padding="zero".'
+        )
+    recording = torch.is_grad_enabled()
+    wanted = (recording and x.requires_grad, recording and y.requires_grad)
+    dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    # subclasses (MetaTensor) would carry their bookkeeping through every product
+    x, y = (image.as_subclass(Tensor).to(dtype).contiguous() for image in (x, y))
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    with torch.autocast(device_type=x.device.type, enabled=False), full_float32():
+        result: Tensor = _SSIM.apply(x, y, Window(window_size, float(sigma), padding), c1, c2, wanted)
+    return result
+
+
+def _check_window(spatial_dims: int, window_size: int | None, sigma: float, data_range: float, padding: str) -> int:
+    """Window size after the defaults; raises ``ValueError`` for what makes no window."""
+    if spatial_dims not in _WINDOWS:
+        raise ValueError(f"spatial_dims: got {spatial_dims}. Allowed are 2 and 3.")
+    if window_size is None:
+        window_size = _WINDOWS[spatial_dims]
+    if window_size < 1 or window_size % 2 == 0:
+        raise ValueError(f"window_size: got {window_size}. Give an odd number of voxels.")
+    if sigma <= 0 or data_range <= 0:
+        raise ValueError(f"sigma, data_range: got {sigma} and {data_range}. Both must be positive.")
+    if padding not in PADDINGS:
+        raise ValueError(f"padding: got {padding!r}. Allowed are {', '.join(map(repr, PADDINGS))}.")
+    return window_size
+
+
+class SSIMLoss(nn.Module):
+    """``1 - SSIM``, in [0, 2]: ISD-MAE's and TCS-MAE's reconstruction loss.
+
+    Sources: Wang et al., "Image quality assessment", IEEE TIP 13(4), 2004; ISD-MAE (arXiv 2411.13198) Eq. 14, with the
+    reconstruction as argument. The released ISD-MAE code replicates a 2D window along the third axis, so that it sums
+    to 7 and rewards flat output; this window sums to 1. With ``padding="valid"`` the value and the gradient are those
+    of ``monai.losses.SSIMLoss`` at the same ``win_size`` and ``kernel_sigma``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        window_size: edge of the Gaussian window in voxels, odd; ``None`` is 15 in 2D and 7 in 3D.
+        sigma: standard deviation of the window in voxels.
+        data_range: difference between the largest and the smallest possible value.
+        padding: ``"zero"`` keeps the size and counts zeros beyond the border (released code), ``"valid"`` uses only
+            windows that lie inside.
+        reduction: ``"mean"`` over the batch or ``"none"``, one value per sample.
+
+    Example:
+        >>> image = torch.rand(2, 1, 16, 16, 16)
+        >>> SSIMLoss(spatial_dims=3)(image, image).item()
+        0.0
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int = 3,
+        window_size: int | None = None,
+        sigma: float = 1.5,
+        data_range: float = 1.0,
+        padding: str = "zero",
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"reduction: got {reduction!r}. Allowed are {', '.join(map(repr, _REDUCTIONS))}.")
+        self.spatial_dims = spatial_dims
+        self.window_size = _check_window(spatial_dims, window_size, sigma, data_range, padding)
+        self.sigma = sigma
+        self.data_range = data_range
+        self.padding = padding
+        self.reduction = reduction
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Loss of ``reconstruction`` against ``target``, both (B, C, *S): a scalar, or (B,) without reduction."""
+        loss = 1 - ssim(
+            reconstruction,
+            target,
+            spatial_dims=self.spatial_dims,
+            window_size=self.window_size,
+            sigma=self.sigma,
+            data_range=self.data_range,
+            padding=self.padding,
+        )
+        return loss.mean() if self.reduction == "mean" else loss

@@ -1,0 +1,47 @@
+"""Where the body is: lets maskers leave air around the patient alone. For data preparation, not a training step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+# Air and lung lie below, fat and all other tissue above.
+BODY_THRESHOLD = -500.0  # HU
+
+
+def body_mask(hu: Tensor) -> Tensor:
+    """Body of each sample: above -500 HU, the largest connected component, filled.
+
+    Lungs and airways reach the first and last slice of a chest CT, where they are no closed holes; so holes are closed
+    in each axial slice too.
+
+    Args:
+        hu: image in HU, (B, 1, H, W) or (B, 1, H, W, D) with axial slices ``x[..., k]``.
+
+    Returns:
+        bool of the same shape, on the same device; all ``False`` where nothing is above the threshold.
+
+    Raises:
+        ValueError: unless there is one channel and two or three spatial axes.
+    """
+    if hu.ndim not in (4, 5) or hu.shape[1] != 1:
+        raise ValueError(f"hu: got shape {tuple(hu.shape)}. Give (B, 1, H, W) or (B, 1, H, W, D).")
+    bodies = [_body(image[0]) for image in (hu.detach().float() > BODY_THRESHOLD).cpu().numpy()]
+    return torch.from_numpy(np.stack(bodies)[:, None]).to(hu.device)
+
+
+def _body(tissue: np.ndarray) -> np.ndarray:
+    """Largest component of a bool array (H, W[, D]), filled."""
+    components, n = ndimage.label(tissue)
+    if n == 0:
+        return np.zeros_like(tissue)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    body = components == sizes.argmax()
+    if body.ndim == 3:
+        in_plane = ndimage.generate_binary_structure(3, 1)
+        in_plane[:, :, [0, 2]] = False
+        body = ndimage.binary_fill_holes(body, structure=in_plane)
+    return ndimage.binary_fill_holes(body)
