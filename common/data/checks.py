@@ -162,7 +162,7 @@ def _voxels_at(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float
     n = 1
     for axis in range(3):
         target = spacing[int(directions[:, axis].argmax())]
-        n *= shape[axis] if target <= 0 else max(1, round((shape[axis] - 1) * own[axis] / target) + 1)
+        n *= shape[axis] if target <= 0 else round((shape[axis] - 1) * own[axis] / target + 1)
     return n
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -29,10 +30,19 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     header = check_header(path)
     reader = ITKReader() if path.is_dir() else NibabelReader()
     try:
+        _verify_checksum(path)
         array, meta = reader.get_data(reader.read(os.fspath(path)))
     except READ_ERRORS as error:
         raise unreadable(path, error) from error
     return np.asarray(array).reshape(header.shape), np.asarray(meta["affine"], dtype=np.float64)
+
+
+def _verify_checksum(path: Path) -> None:
+    """Read a ``.gz`` to its end, where the checksum is: loaders stop at the last voxel and never compare it."""
+    if path.suffix.lower() == ".gz":
+        with gzip.open(path) as file:
+            while file.read(2**24):
+                pass
 
 
 def unreadable(path: str | os.PathLike, error: BaseException) -> InputError:
@@ -62,7 +72,7 @@ def check_volume(volume: str | os.PathLike | tuple[np.ndarray, np.ndarray, str])
         remedy = "Export the volume again, with air (-1000 HU) where nothing was measured"
         raise InputError(f"{name}: {bad} voxels are NaN or infinite. {remedy}.")
     if low == high:
-        raise InputError(f"{name}: all voxels have the value {low:g}. Export the volume again.")
+        raise InputError(f"{name}: all voxels have the value {low + 0:g}. Export the volume again.")
     reason = _why_not_hu(array, low, high)
     if reason is not None:
         msg = (

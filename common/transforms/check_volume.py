@@ -81,7 +81,9 @@ def file_name(volume: Any, key: Hashable = "image") -> str:
 
 
 def _voxels(volume: Any) -> np.ndarray:
-    return torch.as_tensor(volume).detach().cpu().numpy()
+    voxels = torch.as_tensor(volume).detach().cpu()
+    # sums and bounds of the checks overflow in half precision
+    return (voxels.float() if voxels.dtype in (torch.float16, torch.bfloat16) else voxels).numpy()
 
 
 def _affine(volume: Any) -> np.ndarray:
