@@ -12,7 +12,6 @@ For probabilities, the same with ``ProbabilityWriter`` and ``"postfix": "prob"``
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +23,7 @@ from monai.config import DtypeLike, NdarrayOrTensor, PathLike
 from monai.data import FolderLayoutBase, NibabelWriter
 from monai.data.utils import to_affine_nd
 
+from common.data.cases import case_id
 from common.errors import InputError
 from common.files import written_beside
 
@@ -51,16 +51,7 @@ class CaseLayout(FolderLayoutBase):
     def filename(self, subject: PathLike = "case", idx: int | None = None, **_: Any) -> str:
         """Path of the output for the input file ``subject``."""
         number = "" if idx is None else f"_{idx}"
-        return str(self.output_dir / f"{case_name(subject)}_{self.postfix}{number}{self.extension}")
-
-
-def case_name(path: PathLike) -> str:
-    """File or folder name without the suffix of a volume: ``scans/a.b.nii.gz`` -> ``a.b``."""
-    name = Path(os.fspath(path)).name
-    for suffix in (".nii.gz", ".nii", ".dcm", ".nrrd", ".mha"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+        return str(self.output_dir / f"{case_id(subject)}_{self.postfix}{number}{self.extension}")
 
 
 class MaskWriter(NibabelWriter):

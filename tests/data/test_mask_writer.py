@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, SaveImage, SaveImaged
 
-from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter, case_name
+from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.errors import InputError, input_error_message
 
 AFFINE = np.array([[-0.7, 0.1, 0.2, 11], [0.12, 0.71, -0.3, 7], [0.05, 0.2, 2.4, -90], [0, 0, 0, 1]])
@@ -176,7 +176,8 @@ def test_probabilities_on_the_networks_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("d/a.b.nii.gz", "a.b"), ("x.nii", "x"), ("s/1.2.840.17", "1.2.840.17"), ("C.NII.GZ", "C"), ("series/", "series")],
+    [("d/a.b.nii.gz", "a.b"), ("x.nii", "x"), ("s/1.2.840.17", "1.2.840.17"), ("series/", "series")],
 )
-def test_case_names(path: str, name: str) -> None:
-    assert case_name(path) == name
+def test_file_names(tmp_path: Path, path: str, name: str) -> None:
+    assert CaseLayout(tmp_path, "seg").filename(subject=path) == str(tmp_path / f"{name}_seg.nii.gz")
+    assert CaseLayout(tmp_path, "seg").filename(subject=path, idx=3) == str(tmp_path / f"{name}_seg_3.nii.gz")
