@@ -6,46 +6,97 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # MONAI's DiceLoss smooths numerator and denominator by as much
 _SMOOTH = 1e-5
 
 
-def merge_unannotated(logits: Tensor, annotated: Tensor) -> Tensor:
-    """Logits in which the background stands for itself and every structure not annotated in the case.
+class _PartialDiceCE(torch.autograd.Function):
+    """The loss with its gradient written out, found on the way forward: one softmax, no one-hot label, one map kept.
 
-    The softmax of the result has ``p_background + sum of unannotated p`` as background and 0 for the unannotated:
-    exactly the marginal probability (marginal loss, Shi et al., Medical Image Analysis 70, 2021).
+    ``P`` are the probabilities after merging, ``t`` the label of a voxel, ``w`` its weight in the cross entropy, ``A``
+    and ``D`` the derivatives of the Dice term by a structure's predicted volume and by its overlap. For the logit of
+    channel c, which counts as k (itself, or 0 when merged)::
 
-    Args:
-        logits: (B, N + 1, *S), channel 0 is the background.
-        annotated: bool (B, N + 1); the background's entry does not matter.
-
-    Returns:
-        logits (B, N + 1, *S), -inf in unannotated channels.
+        p_c (A_k - sum_j A_j P_j - D_t P_t + w)  +  [k = t] (D_t p_c - w p_c / P_t)
     """
-    own = annotated.clone()
-    own[:, 0] = False
-    own = own.view(*own.shape, *[1] * (logits.ndim - 2))
-    background = logits.masked_fill(own, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return torch.cat([background, logits[:, 1:].masked_fill(~own[:, 1:], -torch.inf)], dim=1)
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, index: Tensor, own: Tensor, dice_weight: float, ce_weight: float, batch: bool
+    ) -> Tensor:
+        """Loss of scores (B, C, V) for labels (B, 1, V); ``own`` (B, C) are the foreground channels that count."""
+        log_p = scores.log_softmax(dim=1)
+        log_p_label, log_p_first = log_p.gather(1, index), log_p[:, :1].clone()
+        p = log_p.exp_()
+        merged = (~own).to(p.dtype)[:, None]  # (B, 1, C): what counts as background
+        p_background = merged @ p
+        on_background = index == 0
+
+        # far below every other class the background's probability underflows, its own channel's logarithm does not
+        smallest = torch.finfo(p.dtype).tiny
+        lost = p_background < smallest
+        p_background = p_background.clamp(min=smallest)
+        log_p_background = torch.where(lost, log_p_first, p_background.log())
+        ce = -torch.where(on_background, log_p_background, log_p_label).mean()
+
+        p_label = log_p_label.exp_()
+        dice, by_volume, by_overlap = _dice(p.sum(dim=2) * own, p_label, index, own, batch)
+        loss = dice_weight * dice + ce_weight * ce
+        if not ctx.needs_input_grad[0]:
+            return loss
+
+        by_volume, by_overlap = dice_weight * by_volume, dice_weight * by_overlap
+        w = ce_weight / index.numel()
+        at_label = by_overlap.gather(1, index[:, 0])[:, None] * p_label  # 0 on the background
+        common = by_volume[:, None] @ p + at_label - w  # (B, 1, V)
+        background_pull = on_background * (w / p_background)
+        # p_c (A_c - common - merged_c * pull): the bracket is a product of (C, 3) with (3, V)
+        left = torch.stack([by_volume, -torch.ones_like(by_volume), -merged[:, 0]], dim=2)
+        right = torch.cat([torch.ones_like(common), common, background_pull], dim=1)
+        gradient = torch.bmm(left, right).mul_(p)
+        gradient.scatter_add_(1, index, torch.where(on_background, -w * lost.to(p.dtype), at_label - w))
+        ctx.gradient = gradient
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.gradient * grad, None, None, None, None, None
+
+
+def _dice(predicted: Tensor, p_label: Tensor, index: Tensor, own: Tensor, batch: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean soft Dice loss of the foreground, and its derivatives (B, C) by predicted volume and overlap.
+
+    The overlap and the volume of the label are sums by label, so that no one-hot copy of it is needed.
+    """
+    overlap = torch.zeros_like(predicted).scatter_add(1, index[:, 0], p_label[:, 0]) * own
+    volume = torch.zeros_like(predicted).scatter_add(1, index[:, 0], torch.ones_like(p_label[:, 0])) * own
+    if batch:
+        overlap, predicted, volume = (x.sum(dim=0, keepdim=True) for x in (overlap, predicted, volume))
+    above, below = 2 * overlap + _SMOOTH, predicted + volume + _SMOOTH
+    present = (volume > 0).to(below.dtype)
+    share = present / present.sum().clamp(min=1)
+    loss = ((1 - above / below) * share).sum()
+    return loss, above / below.square() * share * own, -2 / below * share * own
 
 
 class PartialDiceCELoss(nn.Module):
     """Soft Dice plus cross entropy, softmax inside, over the structures annotated in each case.
 
-    A structure that nobody annotated in a case is one with the background there: predicting it is neither rewarded nor
-    punished. Dice is averaged over the annotated foreground structures that are present in the label (of the sample, or
-    of the batch); the Dice of an absent structure is 0 whatever little of it is predicted and its gradient pushes all
-    voxels alike, so false positives of annotated but absent structures are left to the cross entropy, which punishes
-    each. With every structure annotated and present the value is that of MONAI's ``DiceCELoss(to_onehot_y=True,
-    softmax=True, include_background=False)``.
+    A structure that was not annotated in a case is one with the background there: their probabilities are added up
+    (marginal loss, Shi et al., Medical Image Analysis 70, 2021), so predicting it is neither rewarded nor punished.
+    Dice is averaged over the annotated foreground structures that are present in the label (of the sample, or of the
+    batch). Absent ones are left to the cross entropy, which punishes each false positive: their Dice is 0 whatever is
+    predicted. With every structure annotated and present, the value is that of MONAI's
+    ``DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)``.
 
     Args:
         n_classes: channels of the logits, N structures and the background.
         dice_weight: factor of the Dice term.
         ce_weight: factor of the cross entropy.
-        batch: sum intersections and volumes over the batch before dividing. A structure then counts only in the samples
+        batch: sum overlaps and volumes over the batch before dividing. A structure then counts only in the samples
             in which it is annotated.
 
     Raises:
@@ -72,11 +123,11 @@ class PartialDiceCELoss(nn.Module):
 
         Args:
             logits: raw output of the network.
-            target: channel indices (B, 1, *S) of any integer or floating type, or a dictionary with them as ``label``
-                and, where not everything is annotated, bool (B, N + 1) as ``annotated``.
+            target: channel indices (B, 1, *S) of any type, or a dictionary with them as ``label`` and, where not
+                everything is annotated, bool (B, N + 1) as ``annotated`` (the background's entry does not matter).
 
         Returns:
-            float32 scalar.
+            float32 scalar (float64 for float64 logits).
         """
         label, annotated = (target["label"], target.get("annotated")) if isinstance(target, dict) else (target, None)
         if logits.shape[1] != self.n_classes or label.shape != (logits.shape[0], 1, *logits.shape[2:]):
@@ -84,40 +135,23 @@ class PartialDiceCELoss(nn.Module):
                 f"logits, label: got shapes {tuple(logits.shape)} and {tuple(label.shape)}. "
                 f"Give (B, {self.n_classes}, *S) and (B, 1, *S)."
             )
-        logits, label = logits.as_subclass(Tensor), label.as_subclass(Tensor)
-        with torch.autocast(device_type=logits.device.type, enabled=False):
+        own = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
+        if annotated is not None:
+            if annotated.shape != own.shape:
+                raise ValueError(
+                    f"annotated: got shape {tuple(annotated.shape)}. Give one flag per sample and channel, "
+                    f"{tuple(own.shape)}."
+                )
+            own = annotated.as_subclass(Tensor).to(own.device, torch.bool).clone()
+        own[:, 0] = False
+        scores = logits.as_subclass(Tensor)
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        index = label.as_subclass(Tensor).flatten(2).long()
+        # a labelled voxel of a structure that does not count is background
+        index = index * own.gather(1, index.flatten(1)).view_as(index)
+        with torch.autocast(device_type=scores.device.type, enabled=False):
             # classes lead and voxels are contiguous: a softmax over a trailing axis is several times as slow
-            scores, index = logits.float().flatten(2), label.flatten(2).long()
-            counted = torch.ones_like(scores[:, :, 0], dtype=torch.bool)
-            if annotated is not None:
-                counted = torch.as_tensor(annotated, device=scores.device).bool()
-                if counted.shape != scores.shape[:2]:
-                    raise ValueError(
-                        f"annotated: got shape {tuple(counted.shape)}. Give one flag per sample and channel, "
-                        f"{tuple(scores.shape[:2])}."
-                    )
-                scores = merge_unannotated(scores, counted)
-                # a labelled voxel of a structure that does not count is background
-                index = index.masked_fill(~counted.gather(1, index.flatten(1)).view_as(index), 0)
-            log_p = scores.log_softmax(dim=1)
-            log_p_label = log_p.gather(1, index)
-            loss = logits.new_zeros((), dtype=torch.float32)
-            if self.ce_weight:
-                loss = loss - self.ce_weight * log_p_label.mean()
-            if self.dice_weight:
-                loss = loss + self.dice_weight * self._dice(log_p.exp(), log_p_label.exp(), index, counted)
-            return loss
-
-    def _dice(self, p: Tensor, p_label: Tensor, index: Tensor, counted: Tensor) -> Tensor:
-        """Mean soft Dice loss of the foreground, from sums by label instead of a one-hot copy of it."""
-        index, p_label = index[:, 0], p_label[:, 0]
-        predicted = p.sum(dim=2) * counted
-        overlap = torch.zeros_like(predicted).scatter_add(1, index, p_label)
-        volume = torch.zeros_like(predicted).scatter_add(1, index, torch.ones_like(p_label))
-        sums = torch.stack([overlap, predicted, volume])[:, :, 1:]
-        if self.batch:
-            sums = sums.sum(dim=1, keepdim=True)
-        overlap, predicted, volume = sums
-        dice = 1 - (2 * overlap + _SMOOTH) / (predicted + volume + _SMOOTH)
-        present = volume > 0
-        return (dice * present).sum() / present.sum().clamp(min=1)
+            loss: Tensor = _PartialDiceCE.apply(
+                scores.flatten(2).contiguous(), index, own, self.dice_weight, self.ce_weight, self.batch
+            )
+        return loss

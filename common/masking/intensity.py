@@ -105,15 +105,23 @@ def intensity_mask(
     values = gray.detach().flatten(1).float()
     may_hide = None if eligible is None else eligible.expand_as(gray).flatten(1)
     if binning == "uniform":
-        # i / K as float32 rounds it, so that a voxel of exactly i / K is in bin i
-        borders = torch.arange(1, n_bins, device=device) / n_bins
-        bins = torch.bucketize(values, borders, right=True)
+        bins = _uniform_bins(values, n_bins)
     else:
         bins = torch.searchsorted(_quantiles(values, may_hide, n_bins), values, right=True)
     mask = chosen.gather(1, bins)
     if may_hide is not None:
         mask = mask & may_hide
     return mask.view_as(gray), chosen
+
+
+def _uniform_bins(values: Tensor, n_bins: int) -> Tensor:
+    """Bin of each value, int64; many times as fast as ``torch.bucketize`` on a CPU."""
+    values = values.nan_to_num(nan=0.0).clamp(0, 1)
+    bins = (values * n_bins).floor_()
+    # the product may round across a border: a value of exactly i / K (as float32 rounds it) belongs to bin i
+    bins += (values >= (bins + 1) / n_bins).to(bins.dtype)
+    bins -= (values < bins / n_bins).to(bins.dtype)
+    return bins.clamp_(max=n_bins - 1).long()
 
 
 def _quantiles(values: Tensor, eligible: Tensor | None, n_bins: int) -> Tensor:

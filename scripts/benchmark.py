@@ -1,0 +1,161 @@
+"""Time what this project replaces: ours against a named alternative, alternated in one process, medians.
+
+    python scripts/benchmark.py                     every row
+    python scripts/benchmark.py ssim --repeats 9    one row
+    python scripts/benchmark.py --json times.json   the same, and a file
+
+Ratios carry over between machines, milliseconds do not. One thread, unless ``--threads`` says otherwise; start it with
+``OMP_NUM_THREADS=1``. A new row is one function that makes its inputs and returns a :class:`Case`; its name is the
+row's name and its docstring the row's description.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import monai
+import torch
+from monai.losses.dice import DiceCELoss
+from monai.losses.ssim_loss import SSIMLoss as MonaiSSIMLoss
+from torch import Tensor
+
+from common.losses.segmentation import PartialDiceCELoss
+from common.losses.ssim import SSIMLoss
+
+
+@dataclass
+class Case:
+    """Two ways to the same result, each a function without arguments."""
+
+    ours: Callable[[], object]
+    alternative: Callable[[], object]
+    alternative_name: str
+
+
+@dataclass
+class Result:
+    """A measured row; times are medians in milliseconds."""
+
+    name: str
+    description: str
+    alternative: str
+    ours_ms: float
+    alternative_ms: float
+    ratio: float
+    repeats: int
+
+
+ROWS: dict[str, Callable[[torch.device], Case]] = {}
+
+
+def row(make: Callable[[torch.device], Case]) -> Callable[[torch.device], Case]:
+    """Register a row under the name of its function."""
+    ROWS[make.__name__] = make
+    return make
+
+
+def _step(loss: Callable[[Tensor, Tensor], Tensor], prediction: Tensor, target: Tensor) -> Callable[[], object]:
+    """Forward and backward of a loss."""
+
+    def run() -> None:
+        prediction.grad = None
+        loss(prediction, target).backward()
+
+    return run
+
+
+@row
+def ssim(device: torch.device) -> Case:
+    """SSIM loss, forward and backward, (1, 3, 96, 96, 96), window 7"""
+    prediction = torch.rand(1, 3, 96, 96, 96, device=device, requires_grad=True)
+    target = torch.rand(1, 3, 96, 96, 96, device=device)
+    ours = SSIMLoss(spatial_dims=3, window_size=7, padding="valid")
+    theirs = MonaiSSIMLoss(spatial_dims=3, win_size=7, kernel_sigma=1.5)
+    return Case(_step(ours, prediction, target), _step(theirs, prediction, target), "monai.losses.SSIMLoss")
+
+
+@row
+def dice_ce(device: torch.device) -> Case:
+    """Dice and cross entropy, forward and backward, (1, 14, 96, 96, 96)"""
+    logits = torch.randn(1, 14, 96, 96, 96, device=device, requires_grad=True)
+    label = torch.randint(14, (1, 1, 96, 96, 96), device=device)
+    theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+    ours = PartialDiceCELoss(n_classes=14)
+    return Case(_step(ours, logits, label), _step(theirs, logits, label), "monai.losses.DiceCELoss")
+
+
+def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def measure(name: str, *, device: torch.device, repeats: int) -> Result:
+    """Time one row: one warm-up of each, then both in turn."""
+    case = ROWS[name](device)
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for run, kept in zip((case.ours, case.alternative), times, strict=True):
+            elapsed = _milliseconds(run, device)
+            if repeat:
+                kept.append(elapsed)
+    ours, alternative = map(statistics.median, times)
+    description = (ROWS[name].__doc__ or name).strip()
+    return Result(name, description, case.alternative_name, ours, alternative, alternative / ours, repeats)
+
+
+def table(results: list[Result]) -> str:
+    """Results as a Markdown table."""
+    lines = ["| row | what | ours, ms | alternative | its ms | ratio |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r.name} | {r.description} | {r.ours_ms:.1f} | {r.alternative} | {r.alternative_ms:.1f} | {r.ratio:.1f} |"
+        for r in results
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> list[Result]:
+    """Measure the rows that the command line names."""
+    parser = argparse.ArgumentParser(description="Ours against a named alternative, alternated, medians.")
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"any of: {', '.join(ROWS)}; all when none is named")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers and the versions there")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.rows if name not in ROWS]
+    if unknown:
+        parser.error(f"no row named {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if chosen.repeats < 1 or chosen.threads < 1:
+        parser.error("--repeats and --threads must be at least 1")
+
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    device = torch.device(chosen.device)
+    results = [measure(name, device=device, repeats=chosen.repeats) for name in chosen.rows or ROWS]
+    sys.stdout.write(table(results))
+    if chosen.json:
+        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        report = {
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "machine": machine,
+            "threads": chosen.threads,
+            "rows": [asdict(r) for r in results],
+        }
+        with open(chosen.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+    return results
+
+
+if __name__ == "__main__":
+    main()
