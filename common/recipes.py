@@ -32,7 +32,7 @@ from monai.transforms import (
     Transform,
 )
 
-from common.data.mask_writer import MaskWriter
+from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.transforms.argmax import ArgmaxChannelsd
 from common.transforms.check_volume import CheckVolumed
 from common.transforms.load import LoadVolumed
@@ -159,17 +159,17 @@ def random_crops(
             )
         )
     steps.append(CastToTyped(keys="image", dtype=torch.float32))
-    if spatial_dims == 2:
-        steps.append(SqueezeDimd(keys=keys, dim=-1))
+    in_plane = spatial_dims == 2  # a crop of one slice is turned and scaled within its plane
     if flip:
         steps += [RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)]
     if rotate_degrees or scale:
+        turn = math.radians(rotate_degrees)
         steps.append(
             RandAffined(
                 keys=keys,
                 prob=0.7,
-                rotate_range=[math.radians(rotate_degrees)] * (3 if spatial_dims == 3 else 1),
-                scale_range=[scale] * spatial_dims,
+                rotate_range=[0.0, 0.0, turn] if in_plane else [turn] * 3,
+                scale_range=[scale, scale, 0.0] if in_plane else [scale] * 3,
                 mode=["bilinear", "nearest"][: len(keys)],
                 padding_mode="border",
             )
@@ -179,33 +179,46 @@ def random_crops(
         RandShiftIntensityd(keys="image", offsets=15.0, prob=0.5),
         RandGaussianNoised(keys="image", std=noise_hu, prob=0.3),
         channels,
+        *([SqueezeDimd(keys=keys, dim=-1)] if in_plane else []),
         EnsureTyped(keys=keys, track_meta=False),
     ]
     return Compose(steps)
 
 
-def save_masks(*, output_dir: str, structures: Mapping[str, int]) -> Compose:
-    """From scores (N + 1, *S) to a uint8 mask of structure ids on exactly the input's grid, in a file.
+def to_input_grid(*, structures: Mapping[str, int]) -> Compose:
+    """From scores (N + 1, *S) to a uint8 mask of structure ids on exactly the input's grid.
 
     The argmax comes before the way back: one uint8 volume is carried to the input's grid instead of N + 1 float ones.
-
-    Args:
-        output_dir: receives ``<case>_seg.nii.gz``.
     """
     return Compose(
         [
             ArgmaxChannelsd(keys="pred"),
             RestoreGridd(keys="pred", ref_keys="image"),
             ChannelsToIdsd(keys="pred", structures=structures),
-            SaveImaged(
-                keys="pred",
-                output_dir=output_dir,
-                output_postfix="seg",
-                output_dtype="uint8",
-                separate_folder=False,
-                resample=False,
-                writer=MaskWriter,
-                print_log=False,
-            ),
         ]
+    )
+
+
+def save_masks(*, output_dir: str, structures: Mapping[str, int], probabilities: bool = False) -> Compose:
+    """:func:`to_input_grid`, and the mask in a file.
+
+    Args:
+        output_dir: receives ``<case>_seg.nii.gz``.
+        structures: names and ids.
+        probabilities: also write ``<case>_prob.nii.gz``, one channel per class on the network's grid.
+    """
+    steps: list[Transform] = [_save("prob", ProbabilityWriter, output_dir)] if probabilities else []
+    steps += [*to_input_grid(structures=structures).transforms, _save("seg", MaskWriter, output_dir)]
+    return Compose(steps)
+
+
+def _save(postfix: str, writer: type[MaskWriter], output_dir: str) -> SaveImaged:
+    return SaveImaged(
+        keys="pred",
+        folder_layout=CaseLayout(output_dir, postfix),
+        output_dtype="uint8",
+        resample=False,
+        writer=writer,
+        print_log=False,
+        savepath_in_metadict=True,
     )
