@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
 from common.data.phantom.generate import check_seed, grid_of, phantom
@@ -108,7 +109,7 @@ def _mark_of(path: Path) -> str | None:
     """What the header says about the file's origin; None when there is no such file or it is not one of ours."""
     try:
         return str(nib.Nifti1Image.from_filename(path).header["descrip"].astype(str))
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError):
+    except (OSError, EOFError, nib.filebasedimages.ImageFileError, WrapStructError):
         return None  # missing or broken: written anew
 
 
