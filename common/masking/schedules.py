@@ -21,7 +21,7 @@ def linear(progress: float, start: float, end: float) -> float:
 def cosine(progress: float, start: float, end: float) -> float:
     """Half a cosine from ``start`` to ``end``, flat at both ends.
 
-    >>> cosine(0.5, 0.0, 1.0)
+    >>> round(cosine(0.5, 0.0, 1.0), 6)
     0.5
     """
     return start + (end - start) * (1 - math.cos(math.pi * _clamp(progress))) / 2

@@ -30,6 +30,7 @@ class RandMask(RandomizableTransform):
     def __init__(self, *, prob: float, fill: float) -> None:
         super().__init__(prob)
         self.fill = float(fill)
+        self._seed = 0
         self._generator = MaskGenerator()
 
     @abstractmethod
@@ -39,13 +40,14 @@ class RandMask(RandomizableTransform):
     def randomize(self, data: Any = None) -> None:
         """Draw whether to mask, and a seed for the mask."""
         super().randomize(data)
-        self._generator.seed(int(self.R.randint(np.iinfo(np.int32).max)))
+        self._seed = int(self.R.randint(np.iinfo(np.int32).max))
 
     def mask(self, img: NdarrayOrTensor) -> Tensor:
         """Mask bool (1, *S) of an image (C, *S) for the seed drawn last; all ``False`` when it is not to be masked."""
         image = convert_to_tensor(img, track_meta=False)
         if not self._do_transform:
             return torch.zeros_like(image[:1], dtype=torch.bool)
+        self._generator.seed(self._seed)
         return self.draw(image[None], self._generator.on(image.device))[0]
 
     def hide(self, img: NdarrayOrTensor, mask: Tensor) -> Tensor:
