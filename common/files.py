@@ -37,7 +37,8 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
         msg = f"{path}: cannot be written ({reason}). Free space or choose another folder."
         raise InputError(msg) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong; that error is on its way
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -298,3 +299,9 @@ class TestWritePhantoms:
         (tmp_path / "taken").write_text("x")
         with pytest.raises(InputError, match="is a file"):
             write_phantoms(tmp_path / "taken", **ARGUMENTS)
+
+
+def test_default_size_can_be_written(tmp_path: Path) -> None:
+    folder = write_phantoms(tmp_path / "p", n_unlabelled=1, n_labelled=0)
+    image = nib.load(next((folder / "imagesUn").glob("*.nii.gz")))
+    assert min(image.shape) > 50

@@ -69,7 +69,7 @@ def write_phantoms(
         msg = "n_unlabelled, n_labelled, n_test: all 0, nothing to write. Ask for at least one phantom."
         raise InputError(msg)
     check_seed(seed)
-    grid_of(0, shape, spacing)  # refuses a bad shape or spacing before anything is written
+    grid_of(3.0, shape, spacing)  # refuses a bad shape or spacing before anything is written
     out = Path(out_dir)
     if out.exists() and not out.is_dir():
         msg = f"{out}: is a file, not a folder. Choose another folder for the phantoms."
