@@ -122,7 +122,8 @@ def load_weights(
         raise InputError(msg)
     problems = _misfits(network.state_dict(), weights)
     if problems:
-        msg = f"{path}: belongs to another network ({'; '.join(problems[:3])}; {len(problems)} in all). Give its own settings."
+        some = "; ".join(problems[:3])
+        msg = f"{path}: belongs to another network ({some}; {len(problems)} in all). Give that network's settings."
         raise InputError(msg)
     network.load_state_dict(weights)
     logger.info("%s: loaded (%s).", path, ", ".join(f"{k} {card[k]}" for k in ("method", "epoch") if k in card))

@@ -45,9 +45,9 @@ def transfer(
 ) -> TransferReport:
     """Copy pretrained weights into ``network``, by name.
 
-    A ``module.`` prefix of distributed training is ignored. When the network takes another number of image channels than
-    the pretrained one, the first convolution gets the mean over the old channels, repeated and scaled by old/new, so
-    that its response to equal channels stays. Heads are left alone: classes are not reconstructed channels.
+    A ``module.`` prefix of distributed training is ignored. When the network takes another number of image channels
+    than the pretrained one, the first convolution gets the mean over the old channels, repeated and scaled by old/new,
+    so that its response to equal channels stays. Heads are left alone: classes are not reconstructed channels.
 
     Args:
         network: changed in place.

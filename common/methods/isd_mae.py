@@ -48,7 +48,7 @@ class ISDMAE(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         *,
         n_bins: int = 16,
         intensity_mask_ratio: float = 0.25,
@@ -69,7 +69,7 @@ class ISDMAE(nn.Module):
             msg = f"gray: got {gray!r}. Give 'luminosity' or the index of a channel."
             raise ValueError(msg)
         self.network = network
-        self.spatial_dims = int(network.spatial_dims)  # type: ignore[arg-type]
+        self.spatial_dims = int(network.spatial_dims)
         self.n_bins = n_bins
         self.intensity_mask_ratio = intensity_mask_ratio
         self.replacement = replacement
@@ -82,7 +82,7 @@ class ISDMAE(nn.Module):
         self.fill = fill
         self.projection = ProjectionHead(
             spatial_dims=self.spatial_dims,
-            in_channels=network.encoder.channels[-1],  # type: ignore[union-attr, index]
+            in_channels=network.encoder.channels[-1],
             out_features=embedding_features,
             pool=pool,
         )
@@ -117,7 +117,7 @@ class ISDMAE(nn.Module):
 
     def intensity_view(self, image: Tensor) -> Tensor:
         """Hidden voxels (B, 1, *S) of the intensity mask (Eq. 8-12)."""
-        gray = luminosity(image) if self.gray == "luminosity" else image[:, self.gray : self.gray + 1]  # type: ignore[operator, misc]
+        gray = image[:, [self.gray]] if isinstance(self.gray, int) else luminosity(image)
         hidden, _ = intensity_mask(
             gray,
             n_bins=self.n_bins,
@@ -143,8 +143,8 @@ class ISDMAE(nn.Module):
         return upsample_patch_mask(hidden, self.patch_size, shape)
 
     def _reconstruct(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.encode(view)  # type: ignore[operator]
-        logits = self.network.head(self.network.decode(features))  # type: ignore[operator]
+        features = self.network.encode(view)
+        logits = self.network.head(self.network.decode(features))
         return torch.sigmoid(logits.float()), self.projection(features[-1]).float()
 
 
