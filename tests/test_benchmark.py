@@ -47,6 +47,13 @@ def test_ssim_against_monai_is_a_row(benchmark):
     assert benchmark.ROWS["ssim"](torch.device("cpu")).alternative_name == "monai.losses.SSIMLoss"
 
 
+def test_kmeans_says_what_it_is_compared_with(benchmark):
+    case = benchmark.ROWS["kmeans_ten_starts"](torch.device("cpu"))
+    assert "10 starts" in case.alternative_name
+    installed = importlib.util.find_spec("sklearn") is not None
+    assert ("not installed" in case.alternative_name) != installed
+
+
 def test_unknown_rows_are_named(benchmark, capsys):
     with pytest.raises(SystemExit) as ended:
         benchmark.main(["sim"])
