@@ -1,115 +1,143 @@
-"""Pretrained weights into a network to fine-tune, with a report of what went where."""
+"""Pretrained weights into a network that is to be fine-tuned, with an account of what went in."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from common.checkpoints import load_checkpoint
+from common.checkpoints import check_card, load_checkpoint, network_weights, shortened
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TransferReport:
-    """Parameter and buffer names by what happened to them."""
+    """What became of the weights of the wanted parts.
+
+    Attributes:
+        loaded: names that were loaded, those of ``adapted`` among them.
+        adapted: first convolution, when the numbers of input channels differ.
+        missing: names of the network that the file does not have.
+        unexpected: names of the file that the network does not have.
+        mismatched: name and both shapes where they do not fit.
+        fresh: names of the network outside of the wanted parts.
+        share: loaded share of the wanted parts' weights, in [0, 1].
+    """
 
     loaded: list[str] = field(default_factory=list)
-    adapted: list[str] = field(default_factory=list)  # first convolution, other number of channels
-    missing: list[str] = field(default_factory=list)  # asked for, not in the file
-    mismatched: list[str] = field(default_factory=list)  # in both, other shape
-    unused: list[str] = field(default_factory=list)  # in the file only, or not asked for
-    share: float = 0.0  # of the values asked for, how many are from the file
+    adapted: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    share: float = 0.0
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} tensors loaded ({self.share:.0%} of what was asked for)"]
-        for title in ("adapted", "missing", "mismatched", "unused"):
-            names = getattr(self, title)
+        """One readable paragraph."""
+        lines = [f"{len(self.loaded)} tensors loaded, {self.share:.1%} of the weights asked for"]
+        for what, names in (
+            ("adapted to the number of input channels", self.adapted),
+            ("not in the file", self.missing),
+            ("not in the network", self.unexpected),
+            ("of another shape", self.mismatched),
+        ):
             if names:
-                parts.append(f"{len(names)} {title} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
-        return "; ".join(parts)
+                lines.append(f"{len(names)} {what} ({shortened(names)})")
+        if self.fresh:
+            parts = sorted({name.split(".")[0] for name in self.fresh})
+            lines.append(f"{len(self.fresh)} start fresh ({', '.join(parts)})")
+        return "; ".join(lines) + "."
 
 
 def transfer(
     network: nn.Module,
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     parts: Sequence[str] = ("encoder", "decoder"),
     min_share: float = 0.9,
-    key: str = "model",
+    expected_card: Mapping[str, Any] | None = None,
 ) -> TransferReport:
-    """Copy pretrained weights into ``network``, by name.
+    """Load the weights of some parts of ``network`` from a pretrained one, and log what loaded.
 
-    A ``module.`` prefix of distributed training is ignored. When the network takes another number of image channels
-    than the pretrained one, the first convolution gets the mean over the old channels, repeated and scaled by old/new,
-    so that its response to equal channels stays. Heads are left alone: classes are not reconstructed channels.
+    Where the numbers of input channels differ, the first convolution gets the mean over the input channels, repeated,
+    times C_old / C_new, so that an image whose channels are alike gives the same features. A head for another number of
+    classes is never loaded, and not counted.
 
     Args:
-        network: changed in place.
-        path: a file with the weights under ``key``.
-        parts: child modules to fill, e.g. ``("encoder",)``.
-        min_share: smallest share of those parts' values that must come from the file.
-        key: entry of the file.
+        network: the plain network, changed in place.
+        path: file of :func:`common.checkpoints.save_pretrained`.
+        parts: names of child modules to load.
+        min_share: least share of the parts' weights that must load; otherwise nothing is changed.
+        expected_card: values that the file's card must have.
 
     Returns:
-        what loaded, what did not, and why; also logged.
+        The report.
 
     Raises:
-        InputError: for a part that the network does not have, a bad file, or a share below ``min_share``; the network
-            is then unchanged.
+        InputError: when less than ``min_share`` fits, the card differs, or the file cannot be used.
     """
-    children = {name for name, _ in network.named_children()}
-    if unknown := [part for part in parts if part not in children]:
-        msg = f"transfer_parts: the network has no {', '.join(unknown)}. It has {', '.join(sorted(children))}."
-        raise InputError(msg)
+    if not 0 <= min_share <= 1:
+        raise ValueError(f"min_share: got {min_share}. Give a share between 0 and 1.")
+    wanted = network.state_dict()
+    known = {name.split(".")[0] for name in wanted}
+    if not parts or not set(parts) <= known:
+        raise InputError(f"transfer_parts: got {list(parts)}. Choose among {', '.join(sorted(known))}.")
     content = load_checkpoint(path)
-    if not isinstance(content.get(key), Mapping):
-        msg = f"{path}: has no entry '{key}' with weights. Use a file written by pretraining."
-        raise InputError(msg)
-    given = {name.removeprefix("module."): value for name, value in content[key].items()}
-    wanted = {n: v for n, v in network.state_dict().items() if n.split(".")[0] in parts}
-    fitted, report = _fit(wanted, given)
+    check_card(content, path, expected_card)
+    weights = network_weights(content, path)
+
+    report = TransferReport(fresh=[name for name in wanted if not _is_in(name, parts)])
+    report.unexpected = [name for name in weights if _is_in(name, parts) and name not in wanted]
+    fitting: dict[str, Tensor] = {}
+    total = loaded = 0
+    first = _first_convolution(wanted)
+    for name, old in wanted.items():
+        if not _is_in(name, parts):
+            continue
+        new = weights.get(name)
+        if new is not None and name == first and _differs_in_input_channels(new, old):
+            new = _adapted(new, old.shape[1])
+            report.adapted.append(name)
+        fits = new is not None and new.shape == old.shape
+        if new is None:
+            report.missing.append(name)
+        elif fits:
+            report.loaded.append(name)
+            fitting[name] = new
+        else:
+            report.mismatched.append(f"{name} {tuple(new.shape)} instead of {tuple(old.shape)}")
+        if fits or not name.startswith("head."):
+            total += old.numel()
+            loaded += old.numel() if fits else 0
+    report.share = loaded / total if total else 0.0
     if report.share < min_share:
-        msg = (
-            f"{path}: only {report.share:.0%} of {', '.join(parts)} could be loaded, {min_share:.0%} are required "
-            f"({report}). Use weights pretrained with the same network settings."
+        raise InputError(
+            f"{path}: less than the required {min_share:.0%} of the weights fit. {report} Pretrain with this network's "
+            "settings, or lower min_share."
         )
-        raise InputError(msg)
-    network.load_state_dict(fitted, strict=False)
-    logger.info("%s: %s.", path, report)
+    network.load_state_dict(fitting, strict=False)
+    logger.info("%s: %s", path, report)
     return report
 
 
-def _fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], TransferReport]:
-    report = TransferReport(unused=[name for name in given if name not in wanted])
-    fitted: dict[str, Tensor] = {}
-    first = next((name for name, value in wanted.items() if value.ndim > 3), None)
-    for name, target in wanted.items():
-        if name not in given:
-            report.missing.append(name)
-        elif given[name].shape == target.shape:
-            fitted[name] = given[name]
-            report.loaded.append(name)
-        elif name == first and _same_but_channels(given[name], target):
-            fitted[name] = adapt_channels(given[name], target.shape[1])
-            report.adapted.append(name)
-        else:
-            report.mismatched.append(name)
-    total = sum(value.numel() for value in wanted.values())
-    share = sum(wanted[name].numel() for name in fitted) / max(total, 1)
-    return fitted, TransferReport(**{**vars(report), "share": share})
+def _is_in(name: str, parts: Sequence[str]) -> bool:
+    return name.split(".")[0] in parts
 
 
-def _same_but_channels(a: Tensor, b: Tensor) -> bool:
-    return a.ndim == b.ndim and a.shape[:1] + a.shape[2:] == b.shape[:1] + b.shape[2:]
+def _first_convolution(wanted: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, value in wanted.items() if name.endswith("weight") and value.ndim > 2), None)
 
 
-def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """First convolution (O, C, *K) for another number of image channels: mean, repeat, scale by C / ``channels``."""
-    repeated = weight.mean(1, keepdim=True).repeat_interleave(channels, dim=1)
-    return repeated * (weight.shape[1] / channels)
+def _differs_in_input_channels(new: Tensor, old: Tensor) -> bool:
+    return new.ndim == old.ndim and new.shape[1] != old.shape[1] and new[:, :1].shape == old[:, :1].shape
+
+
+def _adapted(weight: Tensor, in_channels: int) -> Tensor:
+    mean = weight.mean(dim=1, keepdim=True) * (weight.shape[1] / in_channels)
+    return mean.expand(-1, in_channels, *[-1] * (weight.ndim - 2)).clone()
