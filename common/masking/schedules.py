@@ -27,25 +27,31 @@ def cosine(progress: float, start: float, end: float) -> float:
     return start + (end - start) * (1 - math.cos(math.pi * _clamp(progress))) / 2
 
 
-def log(progress: float, start: float, end: float, *, epochs: float = 100) -> float:
-    """Fast first, slow later: AMLP's mask ratio ``start + ln(e) / tau``.
+def log(progress: float, start: float, end: float, *, epochs: float = 100, tau: float | None = None) -> float:
+    """Fast first, slow later: AMLP's mask ratio ``start + ln(e) / tau``, never beyond ``end`` (Eq. 9).
 
-    The epoch ``e`` runs from 1 to ``epochs`` with progress, and ``tau = ln(epochs) / (end - start)``, so that the ramp
-    ends at ``end`` (METHODS row 17; the paper does not give tau).
+    Source: arXiv 2309.04312. The epoch ``e`` runs from 1 to ``epochs`` with progress.
 
     Args:
         progress: in [0, 1].
         start: value at progress 0.
-        end: value at progress 1.
+        end: the largest value (the smallest one, for an ``end`` below ``start`` and a negative tau).
         epochs: how bent the ramp is, above 1.
+        tau: how slow it is; ``None`` is ``ln(epochs) / (end - start)``, so that the ramp ends at ``end`` (METHODS
+            row 17; the paper does not give tau).
 
     Raises:
-        ValueError: for ``epochs`` of 1 or less.
+        ValueError: for ``epochs`` of 1 or less, or a tau that leads away from ``end``.
 
     >>> round(log(1 / 11, 0.25, 0.75, epochs=100), 6)
     0.5
     """
     if epochs <= 1:
         raise ValueError(f"epochs: got {epochs}. Give more than 1.")
+    if tau is not None and tau * (end - start) <= 0:
+        raise ValueError(
+            f"tau: got {tau}, which leads from {start} away from {end}. Give the sign of their difference."
+        )
     epoch = 1 + _clamp(progress) * (epochs - 1)
-    return start + (end - start) * math.log(epoch) / math.log(epochs)
+    way = math.log(epochs) if tau is None else tau * (end - start)
+    return start + (end - start) * min(math.log(epoch) / way, 1.0)
