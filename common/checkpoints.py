@@ -63,6 +63,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}). Check the file and its rights."
         ) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # torch raises anything from OSError to KeyError on damaged bytes
         raise InputError(_damaged(path)) from error
     if not isinstance(content, dict):

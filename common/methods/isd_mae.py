@@ -1,11 +1,12 @@
-"""ISD-MAE: intensity- and spatially-masked views of one image, both reconstructed, their embeddings pulled together.
+"""ISD-MAE: one pass with hidden intensities, one with hidden patches, both reconstruct the image.
 
-Ding, Wang, Lyu, "Intensity-Spatial Dual Masked AutoEncoder for Multi-Scale Feature Learning in Chest CT Segmentation"
-(arXiv 2411.13198). Where the released code differs from the paper, both are switches; docs/isd_mae.md lists them.
+Source: "ISD-MAE", arXiv 2411.13198, Eq. 8-16. Where paper and released code disagree, the defaults follow METHODS.md
+(decision table, rows 1-6) and a switch keeps the alternative.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from common.losses.contrastive import SymmetricContrastiveLoss, embedding_spread
 from common.losses.ssim import SSIMLoss
+from common.masking.enclosed import enclosed_by_tissue
 from common.masking.generator import MaskGenerator
-from common.masking.intensity import intensity_mask, luminosity, n_masked_bins
+from common.masking.intensity import BINNINGS, intensity_mask, luminosity, n_masked_bins
 from common.masking.patches import (
     as_patch_size,
     check_mask_ratio,
@@ -24,143 +26,171 @@ from common.masking.patches import (
     upsample_patch_mask,
 )
 from common.networks.heads import ProjectionHead
+from common.networks.mit_unet import MixTransformerUNet
+
+VIEWS = ("intensity", "patch")
 
 
 class ISDMAE(nn.Module):
-    """Two passes of one autoencoder: random intensity intervals hidden, random patches hidden (paper Sec. III, Fig. 1).
+    """Hides intensities and patches of an image in turn, reconstructs it from both, and embeds both.
+
+    The two passes share all weights and run one after the other, so a batch norm sees them separately.
 
     Args:
-        network: has ``encode(image) -> maps``, ``decode(maps)``, ``head`` (to the image's channels), ``spatial_dims``
-            and ``encoder.channels``; it is what is kept after pretraining.
-        n_bins: K, intervals that [0, 1] is divided into (Eq. 9).
-        intensity_mask_ratio: share of the intervals that is hidden: floor(ratio * K) of them (Eq. 11).
-        replacement: draw intervals with replacement, as the released code does.
-        binning: ``"uniform"`` intervals (paper), or ``"quantile"``: equally many voxels in each.
-        exclude_background: voxels that are 0 in every channel (air outside the windows) are never hidden by intensity.
-        gray: what is binned: ``"luminosity"`` of three channels, or the index of one channel.
-        patch_mask_ratio: share of the patches that is hidden.
-        patch_size: edge of a patch, voxels.
-        rule: how many patches that is (``floor_keep`` as in MAE; ``bernoulli`` as in the released code).
-        pool: of the projection: ``"avg"`` (paper) or ``"max"`` (released code).
+        network: reconstructs its input: as many outputs as input channels. Its encoder, decoder and head are what is
+            saved and transferred.
+        n_bins: K, intensity intervals in [0, 1].
+        intensity_mask_ratio: share of hidden intervals. The share of hidden voxels is another: ``stats`` has it.
+        replacement: draw intervals with replacement (released code) instead of exactly ``floor(ratio * K)`` of them.
+        binning: ``"uniform"`` intervals, or ``"quantile"`` ones that hold equally many voxels of the image.
+        gray: ``"luminosity"`` of three channels (of one: the channel itself), or the index of a channel.
+        exclude_background: neither hide nor count the air around the body, see
+            :func:`common.masking.enclosed.enclosed_by_tissue`.
+        tissue_level: value of the first channel above which a voxel is tissue; 0.5 is -500 HU in the lung window.
+        patch_size: edge of a patch in voxels, or one per axis.
+        patch_mask_ratio: share of hidden patches.
+        patch_rule: ``"floor_keep"`` (MAE) or ``"round_keep"`` hide the same number in every sample, ``"bernoulli"``
+            each patch by chance (released code).
+        fill: value of hidden voxels.
         embedding_features: length of the embeddings.
-        fill: value of hidden voxels (Eq. 12: 0).
+        pool: of the coarsest map before the projection: ``"avg"`` (paper) or ``"max"`` (released code).
+        mask_seed: start of the masks' random stream; :meth:`seed_masks` starts it anew.
+
+    Raises:
+        ValueError: for an argument out of range.
     """
 
     def __init__(
         self,
-        network: Any,
+        network: MixTransformerUNet,
         *,
         n_bins: int = 16,
         intensity_mask_ratio: float = 0.25,
         replacement: bool = False,
         binning: str = "uniform",
-        exclude_background: bool = False,
         gray: str | int = "luminosity",
+        exclude_background: bool = False,
+        tissue_level: float = 0.5,
+        patch_size: int | Sequence[int] = 16,
         patch_mask_ratio: float = 0.5,
-        patch_size: int = 16,
-        rule: str = "floor_keep",
-        pool: str = "avg",
-        embedding_features: int = 128,
+        patch_rule: str = "floor_keep",
         fill: float = 0.0,
+        embedding_features: int = 128,
+        pool: str = "avg",
+        mask_seed: int = 0,
     ) -> None:
         super().__init__()
-        n_masked_bins(n_bins, intensity_mask_ratio)  # refuses what cannot be drawn
-        if gray != "luminosity" and not isinstance(gray, int):
-            msg = f"gray: got {gray!r}. Give 'luminosity' or the index of a channel."
-            raise ValueError(msg)
+        n_masked_bins(n_bins, intensity_mask_ratio)
+        if binning not in BINNINGS:
+            raise ValueError(f"binning: got {binning!r}. Allowed are {', '.join(map(repr, BINNINGS))}.")
+        channels = network.in_channels
+        if gray != "luminosity" and not (isinstance(gray, int) and 0 <= gray < channels):
+            raise ValueError(f"gray: got {gray!r}. Allowed are 'luminosity' and channels 0 to {channels - 1}.")
+        if gray == "luminosity" and channels not in (1, 3):
+            raise ValueError(f"gray: 'luminosity' needs 1 or 3 channels, the network has {channels}. Give a channel.")
+        if network.out_channels != channels:
+            raise ValueError(
+                f"network: it has {network.out_channels} outputs for {channels} input channels. A network that "
+                "reconstructs its input needs as many."
+            )
         self.network = network
-        self.spatial_dims = int(network.spatial_dims)
-        self.n_bins = n_bins
-        self.intensity_mask_ratio = intensity_mask_ratio
-        self.replacement = replacement
-        self.binning = binning
-        self.exclude_background = exclude_background
-        self.gray = gray
-        self.patch_mask_ratio = check_mask_ratio(patch_mask_ratio)
-        self.patch_size = as_patch_size(patch_size, self.spatial_dims)
-        self.rule = check_rule(rule)
-        self.fill = fill
-        self.projection = ProjectionHead(
-            spatial_dims=self.spatial_dims,
+        self.projector = ProjectionHead(
+            spatial_dims=network.spatial_dims,
             in_channels=network.encoder.channels[-1],
             out_features=embedding_features,
             pool=pool,
         )
-        self.masks = MaskGenerator()
+        self.n_bins = n_bins
+        self.intensity_mask_ratio = intensity_mask_ratio
+        self.replacement = replacement
+        self.binning = binning
+        self.gray = gray
+        self.exclude_background = exclude_background
+        self.tissue_level = tissue_level
+        self.patch_size = as_patch_size(patch_size, network.spatial_dims)
+        self.patch_mask_ratio = check_mask_ratio(patch_mask_ratio)
+        self.patch_rule = check_rule(patch_rule)
+        self.fill = fill
+        self.masks = MaskGenerator(mask_seed)
 
     def seed_masks(self, seed: int) -> None:
         """Start the masks' random stream anew."""
         self.masks.seed(seed)
 
-    def forward(self, image: Tensor) -> dict[str, Any]:
-        """Reconstruct both views of ``image`` (B, C, *S) in [0, 1]; V = 2: intensity, patches.
-
-        Returns:
-            the dictionary of :mod:`common.methods`.
-        """
-        with torch.no_grad():
-            mask = torch.stack([self.intensity_view(image), self.patch_view(image)])
-        passes = [self._reconstruct(torch.where(hidden, self.fill, image)) for hidden in mask]
-        reconstruction, embeddings = (torch.stack(parts) for parts in zip(*passes, strict=True))
-        return {
-            "reconstruction": reconstruction,
-            "target": image.expand(2, *image.shape),
-            "mask": mask,
-            "fill": self.fill,
-            "embeddings": embeddings,
-            "stats": {
-                "mask_share_intensity": mask[0].float().mean(),
-                "mask_share_patch": mask[1].float().mean(),
-                "embedding_spread": embedding_spread(embeddings[0].detach()),
-            },
-        }
-
-    def intensity_view(self, image: Tensor) -> Tensor:
-        """Hidden voxels (B, 1, *S) of the intensity mask (Eq. 8-12)."""
-        gray = image[:, [self.gray]] if isinstance(self.gray, int) else luminosity(image)
-        hidden, _ = intensity_mask(
-            gray,
+    @torch.no_grad()
+    def draw_masks(self, image: Tensor) -> Tensor:
+        """Masks of both views for ``image`` (B, C, *S): bool (2, B, 1, *S), ``True`` = hidden."""
+        generator = self.masks.on(image.device)
+        eligible = None
+        if self.exclude_background:
+            eligible = enclosed_by_tissue(image[:, :1] > self.tissue_level)
+        by_intensity, _ = intensity_mask(
+            self._gray(image),
             n_bins=self.n_bins,
             mask_ratio=self.intensity_mask_ratio,
-            generator=self.masks.on(image.device),
+            generator=generator,
             replacement=self.replacement,
             binning=self.binning,
-            eligible=(image > 0).any(1, keepdim=True) if self.exclude_background else None,
+            eligible=eligible,
         )
-        return hidden
-
-    def patch_view(self, image: Tensor) -> Tensor:
-        """Hidden voxels (B, 1, *S) of the patch mask."""
         shape = image.shape[2:]
-        hidden = patch_mask(
+        patches = patch_mask(
             image.shape[0],
             grid_size(shape, self.patch_size),
             mask_ratio=self.patch_mask_ratio,
-            rule=self.rule,
-            generator=self.masks.on(image.device),
+            rule=self.patch_rule,
+            generator=generator,
             device=image.device,
         )
-        return upsample_patch_mask(hidden, self.patch_size, shape)
+        return torch.stack([by_intensity, upsample_patch_mask(patches, self.patch_size, shape)])
 
-    def _reconstruct(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.encode(view)
-        logits = self.network.head(self.network.decode(features))
-        return torch.sigmoid(logits.float()), self.projection(features[-1]).float()
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Reconstruct ``image`` (B, C, *S), values in [0, 1], from both masked views.
+
+        Returns:
+            ``reconstruction`` float32 (2, B, C, *S) in [0, 1]; ``target`` (2, B, C, *S), the image seen twice;
+            ``mask`` bool (2, B, 1, *S), ``True`` = hidden; ``embeddings`` float32 (2, B, E); ``fill``; and ``stats``,
+            0-d tensors: hidden voxel share of each view, and the spread of the embeddings over the cases (0 for a
+            single case). View 0 hides intensities, view 1 patches.
+        """
+        image = image.as_subclass(Tensor).float()  # metadata costs time in every operation
+        mask = self.draw_masks(image)
+        reconstructions, embeddings = [], []
+        for hidden in mask:
+            features = self.network.encode(image.masked_fill(hidden, self.fill))
+            embeddings.append(self.projector(features[-1]).float())
+            # a sigmoid in half precision is coarse where SSIM's variances are small
+            reconstructions.append(self.network.head(self.network.decode(features)).float().sigmoid())
+        shares = mask.flatten(1).float().mean(1)
+        stats = {f"mask_share_{view}": share for view, share in zip(VIEWS, shares, strict=True)}
+        stats["embedding_spread"] = torch.stack([embedding_spread(e) for e in embeddings]).mean()
+        return {
+            "reconstruction": torch.stack(reconstructions),
+            "target": image.expand(len(VIEWS), *image.shape),
+            "mask": mask,
+            "embeddings": torch.stack(embeddings),
+            "fill": self.fill,
+            "stats": stats,
+        }
+
+    def _gray(self, image: Tensor) -> Tensor:
+        return luminosity(image) if isinstance(self.gray, str) else image[:, self.gray : self.gray + 1]
 
 
 class ISDMAELoss(nn.Module):
-    """SSIM loss of both reconstructions plus the symmetric contrastive loss, all weights 1 (paper Eq. 14-17).
+    """``(1 - SSIM)`` of both reconstructions over the whole image, plus the contrast of the embeddings.
 
-    SSIM compares whole images, as the paper's text and code do; Eq. 14 writes the masked inputs by mistake.
+    ISD-MAE Eq. 14-16, all weights 1. A learnable logit scale is a parameter of this module: give the optimizer
+    ``list(method.parameters()) + list(loss.parameters())``.
 
     Args:
         spatial_dims: 2 or 3.
-        ssim_window: edge of the Gaussian window, voxels; default 15 in 2D and 7 in 3D.
-        contrastive_weight: of the contrastive term; 0 leaves it out.
-        logit_scale: ln(1/0.07) = 2.6593 is what paper and code use; CLIP's own would be 1/0.07 = 14.2857.
-        learnable: learn the logit scale.
-        queue_size: earlier embeddings kept as negatives; needed when a batch holds one image.
-        embedding_features: length of the embeddings, for the queue.
+        ssim_window: edge of the Gaussian window in voxels; ``None`` is 15 in 2D and 7 in 3D (released code).
+        contrastive_weight: weight of the contrastive term.
+        logit_scale: factor of the cosines: 2.6593 = ln(1/0.07) (paper and code) or 14.2857 = 1/0.07 (CLIP).
+        learnable: train the factor.
+        queue_size: embeddings of earlier batches kept as negatives, for small batches.
+        embedding_features: length of the embeddings.
     """
 
     def __init__(
@@ -176,26 +206,25 @@ class ISDMAELoss(nn.Module):
     ) -> None:
         super().__init__()
         if contrastive_weight < 0:
-            msg = f"contrastive_weight: got {contrastive_weight}. Give 0 or more."
-            raise ValueError(msg)
+            raise ValueError(f"contrastive_weight: got {contrastive_weight}. Give 0 or more.")
+        self.contrastive_weight = contrastive_weight
         self.ssim = SSIMLoss(spatial_dims=spatial_dims, window_size=ssim_window)
         self.contrastive = SymmetricContrastiveLoss(
-            logit_scale=logit_scale,
-            learnable=learnable,
-            queue_size=queue_size,
-            embedding_features=embedding_features,
+            logit_scale=logit_scale, learnable=learnable, queue_size=queue_size, embedding_features=embedding_features
         )
-        self.contrastive_weight = contrastive_weight
 
-    def forward(self, outputs: dict[str, Any], target: Any = None) -> Tensor:  # noqa: ARG002 (the engine passes one)
-        """Scalar loss of :class:`ISDMAE`'s outputs; writes ``outputs["losses"]``."""
-        reconstruction, image = outputs["reconstruction"], outputs["target"]
+    def forward(self, outputs: dict[str, Any], target: Tensor | None = None) -> Tensor:
+        """Scalar loss of what :class:`ISDMAE` returns; its parts go into ``outputs["losses"]``.
+
+        Args:
+            outputs: see :meth:`ISDMAE.forward`.
+            target: what MONAI's trainer passes; unused, ``outputs`` holds the target.
+        """
+        del target
         parts = {
-            "ssim_intensity": self.ssim(reconstruction[0], image[0]),
-            "ssim_patch": self.ssim(reconstruction[1], image[1]),
+            f"ssim_{view}": self.ssim(made, wanted)
+            for view, made, wanted in zip(VIEWS, outputs["reconstruction"], outputs["target"], strict=True)
         }
-        if self.contrastive_weight > 0:
-            a, b = outputs["embeddings"]
-            parts["contrastive"] = self.contrastive_weight * self.contrastive(a, b)
+        parts["contrastive"] = self.contrastive(*outputs["embeddings"])
         outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return torch.stack(list(parts.values())).sum()
+        return parts["ssim_intensity"] + parts["ssim_patch"] + self.contrastive_weight * parts["contrastive"]

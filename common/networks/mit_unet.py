@@ -66,6 +66,7 @@ class MixTransformerUNet(nn.Module):
         nn.init.zeros_(self.head.get_parameter("bias"))
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
+        self.out_channels = out_channels
         self.total_stride: int = self.encoder.strides[-1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,27 @@
+"""Voxels that lie inside the body, told from the image alone and on its device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def enclosed_by_tissue(tissue: Tensor) -> Tensor:
+    """Tissue, and what has tissue on both sides along at least one axis: lungs and bowel, but not the air around.
+
+    A quick stand-in for :func:`common.masking.body.body_mask` inside a training step: no labelling of components, and
+    it works on crops. Air between the arms and the body counts as inside.
+
+    Args:
+        tissue: bool (B, 1, *S), for example HU > -500.
+
+    Returns:
+        bool (B, 1, *S).
+    """
+    inside = tissue.clone()
+    count = tissue.to(torch.int32)
+    for axis in range(2, tissue.ndim):
+        before = count.cumsum(axis)
+        after = before.narrow(axis, tissue.shape[axis] - 1, 1) - before
+        inside |= (before > 0) & (after > 0)
+    return inside
