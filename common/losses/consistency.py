@@ -15,7 +15,7 @@ DISAGREEMENTS = ("coin", "half")
 _XI = 1e-10  # of Eq. 7
 
 
-def _mean_over_hidden(values: Tensor, hidden: Tensor) -> Tensor:
+def mean_over_hidden(values: Tensor, hidden: Tensor) -> Tensor:
     """Mean (B, 1) of values (B, n) over the hidden patches of each sample; 0 with its graph where none is."""
     weight = hidden.to(values.dtype)
     return (values * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -35,9 +35,9 @@ def attention_reconstruction_loss(losses: Tensor, hidden: Tensor, *, literal: bo
         float32 scalar.
     """
     losses = losses.float()
-    ratio = losses / _mean_over_hidden(losses, hidden).clamp(min=1e-12)
+    ratio = losses / mean_over_hidden(losses, hidden).clamp(min=1e-12)
     weighted = ratio if literal else ratio.detach() * losses
-    return _mean_over_hidden(weighted, hidden).mean()
+    return mean_over_hidden(weighted, hidden).mean()
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def update_categories(
     if disagreement not in DISAGREEMENTS:
         raise ValueError(f"disagreement: got {disagreement!r}. Allowed are {', '.join(map(repr, DISAGREEMENTS))}.")
     losses = losses.float()
-    hard = losses >= _mean_over_hidden(losses, hidden)
+    hard = losses >= mean_over_hidden(losses, hidden)
     undecided = coin.float() if disagreement == "coin" else torch.full_like(losses, 0.5)
     return torch.where(hard == foreground, foreground.float(), undecided)
 
@@ -113,4 +113,4 @@ def category_consistency_loss(
     else:
         with torch.autocast(device_type=logit.device.type, enabled=False):
             bce = F.binary_cross_entropy_with_logits(logit.float(), category.float(), reduction="none")
-    return _mean_over_hidden(bce, hidden).mean()
+    return mean_over_hidden(bce, hidden).mean()

@@ -6,9 +6,11 @@ views that the method makes of an image:
 - ``reconstruction`` (V, B, C, *S): what the network made of each view;
 - ``target`` (V, B, C, *S): what it should have made (an expanded view of the image, no copy, where all are the same);
 - ``mask`` (V, B, 1, *S): ``True`` where the view hid the image; ``fill``: the value put there;
-- ``embeddings`` (V, B, E), where the method has them;
+- ``embeddings`` (V, B, E), where the method has them, or (V, B, L, E) from L levels of the encoder;
+- ``regions``: named masks (V, B, 1, *S) that pictures show, where the method has them;
 - ``stats``: named 0-d tensors to log, such as the share of masked voxels.
 
 Its loss takes that dictionary, returns a scalar and adds ``losses``, the named parts. The attribute ``network`` is the
-plain network that is saved and transferred; ``seed_masks(seed)`` restarts the masks' random stream.
+plain network that is saved and transferred; ``seed_masks(seed)`` restarts the masks' random stream, and
+``set_progress(p)``, p in [0, 1], sets what changes in the course of the training, where something does.
 """
