@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -16,7 +17,7 @@ class ReconstructionPictures:
     """Input, masked input, reconstruction and error of the epoch's last batch, as PNG and in TensorBoard.
 
     Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
-    (V, B, 1, *S) and ``fill``; the first sample of the batch is drawn, one row per view.
+    (V, B, 1, *S) and ``fill``, and the masks in ``regions``; the first sample of the batch is drawn, one row per view.
 
     Args:
         output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
@@ -51,7 +52,7 @@ class ReconstructionPictures:
 
 
 def picture_rows(
-    outputs: dict[str, torch.Tensor], view_names: tuple[str, ...] = ()
+    outputs: dict[str, Any], view_names: tuple[str, ...] = ()
 ) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Per view of the first sample: a title, and the images (C, *S) under the names that become column titles."""
     rows = []
@@ -65,5 +66,14 @@ def picture_rows(
             "reconstruction": made,
             "absolute error": (made - image).abs(),
         }
+        for name, region in outputs.get("regions", {}).items():
+            images[name] = _tinted(image, region[v, 0].cpu())
         rows.append((title, images))
     return rows
+
+
+def _tinted(image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    """Image (C, *S) in grey with the voxels of ``region`` (1, *S) tinted: (3, *S)."""
+    grey = image.mean(0, keepdim=True)
+    tint = torch.tensor([1.0, 0.5, 0.0]).view(3, *[1] * (image.ndim - 1))
+    return torch.where(region, 0.5 * (grey + tint), grey)

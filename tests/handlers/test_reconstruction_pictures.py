@@ -1,0 +1,44 @@
+"""What pictures of a pretraining show."""
+
+from __future__ import annotations
+
+import torch
+
+from common.handlers.reconstruction_pictures import picture_rows
+
+
+def outputs(channels: int = 1) -> dict[str, object]:
+    image = torch.rand(2, channels, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = image[:, :1] > 0.5
+    return {
+        "reconstruction": torch.stack([image + 0.1, image]),
+        "target": image.expand(2, *image.shape),
+        "mask": torch.stack([mask, ~mask]),
+        "fill": 0.25,
+    }
+
+
+def test_a_row_per_view_of_the_first_sample() -> None:
+    made = outputs()
+    rows = picture_rows(made, ("by day",))
+    assert [title for title, _ in rows] == ["by day", "view 2"]
+    image, mask = made["target"][0, 0], made["mask"][0, 0]
+    first = rows[0][1]
+    assert list(first) == ["input", "masked input", "reconstruction", "absolute error"]
+    assert torch.equal(first["input"], image)
+    assert (first["masked input"][mask] == 0.25).all()
+    assert torch.equal(first["masked input"][~mask], image[~mask])
+    torch.testing.assert_close(first["absolute error"], torch.full_like(image, 0.1))
+
+
+def test_regions_are_tinted() -> None:
+    for channels in (1, 3):
+        made = outputs(channels)
+        made["regions"] = {"lesion": made["mask"]}
+        (_, images), (_, other) = picture_rows(made)
+        grey = made["target"][0, 0].mean(0)
+        lesion = made["mask"][0, 0, 0]
+        red, _, blue = images["lesion"]
+        assert (red[lesion] > blue[lesion]).all()
+        assert torch.equal(red[~lesion], grey[~lesion])
+        assert torch.equal(other["lesion"][0][lesion], grey[lesion])
