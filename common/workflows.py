@@ -28,6 +28,8 @@ def start_run() -> None:
     """First entry of every ``initialize``: errors of the user's in one line, mistyped arguments refused."""
     install_excepthook()
     check_arguments()
+    # pydicom plugins that MONAI offers and this project does not need
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     # MONAI's own use of deprecated torch and numpy calls is nothing the user can act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
 
@@ -103,7 +105,7 @@ def pretrain_first(
         msg = f"pretrain_overrides: {', '.join(unknown)} not in {config_files[0]}. Remove or rename them."
         raise InputError(msg)
     logger.info("Stage 1 of 2: pretraining without labels (%s).", config_files[0])
-    monai.bundle.run(config_file=list(config_files), restart=again, **overrides)
+    monai.bundle.run(config_file=list(config_files), restart=again, logging_file=False, **overrides)
     logger.info("Stage 2 of 2: fine-tuning with labels.")
     return True
 
