@@ -88,7 +88,7 @@ def save_pretrained(path: str | os.PathLike, network: nn.Module, card: Mapping[s
 
 def load_weights(
     network: nn.Module, path: str | os.PathLike, *, key: str = "model", expected_card: Mapping[str, Any] | None = None
-) -> None:
+) -> dict[str, Any]:
     """Load all weights of a trained network, for inference or evaluation.
 
     Args:
@@ -96,6 +96,9 @@ def load_weights(
         path: e.g. ``models/model.pt``.
         key: where the weights are in the file; a file that is a bare ``state_dict`` is read too.
         expected_card: values that the file's card must have, as far as it has a card.
+
+    Returns:
+        The card; empty when there is none.
 
     Raises:
         InputError: when there is no such file, or it belongs to another network or another configuration.
@@ -120,6 +123,7 @@ def load_weights(
         )
     network.load_state_dict(weights)
     logger.info("%s: all %d tensors loaded.", path, len(weights))
+    return dict(content.get("card", {}))
 
 
 def network_weights(content: Mapping[str, Any], path: str | os.PathLike, *, key: str = "model") -> dict[str, Tensor]:

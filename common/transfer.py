@@ -61,6 +61,7 @@ def transfer(
     *,
     parts: Sequence[str] = ("encoder", "decoder"),
     min_share: float = 0.9,
+    key: str = "model",
     expected_card: Mapping[str, Any] | None = None,
 ) -> TransferReport:
     """Load the weights of some parts of ``network`` from a pretrained one, and log what loaded.
@@ -74,6 +75,7 @@ def transfer(
         path: file of :func:`common.checkpoints.save_pretrained`.
         parts: names of child modules to load.
         min_share: least share of the parts' weights that must load; otherwise nothing is changed.
+        key: where the weights are in the file.
         expected_card: values that the file's card must have.
 
     Returns:
@@ -90,7 +92,7 @@ def transfer(
         raise InputError(f"transfer_parts: got {list(parts)}. Choose among {', '.join(sorted(known))}.")
     content = load_checkpoint(path)
     check_card(content, path, expected_card)
-    weights = network_weights(content, path)
+    weights = network_weights(content, path, key=key)
 
     report = TransferReport(fresh=[name for name in wanted if not _is_in(name, parts)])
     report.unexpected = [name for name in weights if _is_in(name, parts) and name not in wanted]

@@ -159,7 +159,8 @@ class TestPretrained:
         saved, loaded = network(), network()
         saved(torch.rand(4, 2))
         save_pretrained(tmp_path / "m.pt", saved, {"method": "isd_mae"})
-        load_weights(loaded, tmp_path / "m.pt", expected_card={"method": "isd_mae"})
+        card = load_weights(loaded, tmp_path / "m.pt", expected_card={"method": "isd_mae"})
+        assert card["method"] == "isd_mae"
         for name, value in saved.state_dict().items():
             assert torch.equal(value, loaded.state_dict()[name])
 
