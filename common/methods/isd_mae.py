@@ -14,17 +14,8 @@ from torch import Tensor, nn
 
 from common.losses.contrastive import SymmetricContrastiveLoss, embedding_spread
 from common.losses.ssim import SSIMLoss
-from common.masking.enclosed import enclosed_by_tissue
 from common.masking.generator import MaskGenerator
-from common.masking.intensity import BINNINGS, intensity_mask, luminosity, n_masked_bins
-from common.masking.patches import (
-    as_patch_size,
-    check_mask_ratio,
-    check_rule,
-    grid_size,
-    patch_mask,
-    upsample_patch_mask,
-)
+from common.methods.views import IntensityView, PatchView, check_reconstructs
 from common.networks.heads import ProjectionHead
 from common.networks.mit_unet import MixTransformerUNet
 
@@ -80,19 +71,7 @@ class ISDMAE(nn.Module):
         mask_seed: int = 0,
     ) -> None:
         super().__init__()
-        n_masked_bins(n_bins, intensity_mask_ratio)
-        if binning not in BINNINGS:
-            raise ValueError(f"binning: got {binning!r}. Allowed are {', '.join(map(repr, BINNINGS))}.")
-        channels = network.in_channels
-        if gray != "luminosity" and not (isinstance(gray, int) and 0 <= gray < channels):
-            raise ValueError(f"gray: got {gray!r}. Allowed are 'luminosity' and channels 0 to {channels - 1}.")
-        if gray == "luminosity" and channels not in (1, 3):
-            raise ValueError(f"gray: 'luminosity' needs 1 or 3 channels, the network has {channels}. Give a channel.")
-        if network.out_channels != channels:
-            raise ValueError(
-                f"network: it has {network.out_channels} outputs for {channels} input channels. A network that "
-                "reconstructs its input needs as many."
-            )
+        check_reconstructs(network)
         self.network = network
         self.projector = ProjectionHead(
             spatial_dims=network.spatial_dims,
@@ -100,16 +79,19 @@ class ISDMAE(nn.Module):
             out_features=embedding_features,
             pool=pool,
         )
-        self.n_bins = n_bins
-        self.intensity_mask_ratio = intensity_mask_ratio
-        self.replacement = replacement
-        self.binning = binning
-        self.gray = gray
-        self.exclude_background = exclude_background
-        self.tissue_level = tissue_level
-        self.patch_size = as_patch_size(patch_size, network.spatial_dims)
-        self.patch_mask_ratio = check_mask_ratio(patch_mask_ratio)
-        self.patch_rule = check_rule(patch_rule)
+        self.hide_intensities = IntensityView(
+            channels=network.in_channels,
+            n_bins=n_bins,
+            mask_ratio=intensity_mask_ratio,
+            replacement=replacement,
+            binning=binning,
+            gray=gray,
+            exclude_background=exclude_background,
+            tissue_level=tissue_level,
+        )
+        self.hide_patches = PatchView(
+            spatial_dims=network.spatial_dims, patch_size=patch_size, mask_ratio=patch_mask_ratio, rule=patch_rule
+        )
         self.fill = fill
         self.masks = MaskGenerator(mask_seed)
 
@@ -117,32 +99,10 @@ class ISDMAE(nn.Module):
         """Start the masks' random stream anew."""
         self.masks.seed(seed)
 
-    @torch.no_grad()
     def draw_masks(self, image: Tensor) -> Tensor:
         """Masks of both views for ``image`` (B, C, *S): bool (2, B, 1, *S), ``True`` = hidden."""
         generator = self.masks.on(image.device)
-        eligible = None
-        if self.exclude_background:
-            eligible = enclosed_by_tissue(image[:, :1] > self.tissue_level)
-        by_intensity, _ = intensity_mask(
-            self._gray(image),
-            n_bins=self.n_bins,
-            mask_ratio=self.intensity_mask_ratio,
-            generator=generator,
-            replacement=self.replacement,
-            binning=self.binning,
-            eligible=eligible,
-        )
-        shape = image.shape[2:]
-        patches = patch_mask(
-            image.shape[0],
-            grid_size(shape, self.patch_size),
-            mask_ratio=self.patch_mask_ratio,
-            rule=self.patch_rule,
-            generator=generator,
-            device=image.device,
-        )
-        return torch.stack([by_intensity, upsample_patch_mask(patches, self.patch_size, shape)])
+        return torch.stack([self.hide_intensities(image, generator), self.hide_patches(image, generator)])
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Reconstruct ``image`` (B, C, *S), values in [0, 1], from both masked views.
@@ -172,9 +132,6 @@ class ISDMAE(nn.Module):
             "fill": self.fill,
             "stats": stats,
         }
-
-    def _gray(self, image: Tensor) -> Tensor:
-        return luminosity(image) if isinstance(self.gray, str) else image[:, self.gray : self.gray + 1]
 
 
 class ISDMAELoss(nn.Module):
