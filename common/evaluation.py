@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from common.data.headers import is_nifti
 from common.errors import InputError, input_error_message
 from common.files import write_json, written_beside
 from common.handlers.run_report import package_versions
-from common.metrics import RULE, Row, segmentation_metrics, summarise
+from common.metrics import RULE, Row, merge_structures, segmentation_metrics, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,14 @@ class Measure:
     Args:
         structures: name -> id.
         output_dir: receives ``metrics.csv`` (a row per case and structure) and ``metrics.json`` (the summary).
+        groups: group -> names of structures that are also measured as one, e.g. both lungs, into ``groups.csv`` and the
+            summary's ``groups``; where one of them is not annotated, the group is not.
         nsd_tolerances, boundary_iou_distance: mm; see :func:`common.metrics.segmentation_metrics`.
     """
 
     structures: Mapping[str, int]
     output_dir: str | os.PathLike
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nsd_tolerances: tuple[float, ...] = (1.0, 3.0)
     boundary_iou_distance: float = 2.0
 
@@ -64,13 +67,16 @@ class Measure:
             raise InputError("items: no case has a label, so there is nothing to measure. Give labelled cases.")
         if len(labelled) < len(items):
             logger.info("%d of %d cases have no label and are left out", len(items) - len(labelled), len(items))
-        started, rows, failed, cases = time.time(), [], {}, {}
+        merge_structures(
+            np.zeros(0, np.uint8), structures=self.structures, groups=self.groups
+        )  # refuses what cannot be
+        started, rows, group_rows, failed, cases = time.time(), [], [], {}, {}
         for item in tqdm(labelled, desc="evaluation", unit="case", dynamic_ncols=True):
             case, begin = str(item.get("case") or case_id(item["label"])), time.monotonic()
             try:
                 mask = segment(item)
                 segmented = time.monotonic()
-                case_rows, spacing = self._measure(item, mask)
+                case_rows, case_groups, spacing = self._measure(item, mask)
             except Exception as error:
                 message = input_error_message(error)
                 if message is None:
@@ -79,6 +85,7 @@ class Measure:
                 failed[case] = message
                 continue
             rows += [{"case": case, **row} for row in case_rows]
+            group_rows += [{"case": case, **row} for row in case_groups]
             seconds = {"segment": round(segmented - begin, 2), "measure": round(time.monotonic() - segmented, 2)}
             cases[case] = {"label": str(item["label"]), "spacing_mm": spacing, "seconds": seconds}
         report = {
@@ -86,6 +93,7 @@ class Measure:
             "nsd_tolerances_mm": list(self.nsd_tolerances),
             "boundary_iou_distance_mm": self.boundary_iou_distance,
             **summarise(rows),
+            **({"groups": summarise(group_rows)["structures"]} if self.groups else {}),
             "cases": cases,
             "failed": failed,
             "seconds": round(time.time() - started, 1),
@@ -94,6 +102,8 @@ class Measure:
         if rows:
             output_dir = Path(self.output_dir)
             _write_csv(output_dir / "metrics.csv", rows)
+            if group_rows:
+                _write_csv(output_dir / "groups.csv", group_rows)
             write_json(output_dir / "metrics.json", report)
             _log_table(report, output_dir)
         if failed:
@@ -101,22 +111,43 @@ class Measure:
             raise InputError(f"{len(failed)} of {len(labelled)} cases failed ({', '.join(failed)}). The first: {first}")
         return report
 
-    def _measure(self, item: Item, mask: Mask) -> tuple[list[Row], list[float]]:
+    def _measure(self, item: Item, mask: Mask) -> tuple[list[Row], list[Row], list[float]]:
         label, affine = read_volume(item["label"])
         check_label_values(label, str(item["label"]), item.get("known_ids"))
         ids, mask_affine, mask_name = mask
         check_same_grid((label.shape, affine, str(item["label"])), (ids.shape, mask_affine, mask_name))
         spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-        rows = segmentation_metrics(
-            ids,
+        known = item.get("annotated")
+        rows = self._score(ids, label, spacing, self.structures, known)
+        group_rows = []
+        if self.groups:
+            merged_ids, merged_label = (
+                merge_structures(x, structures=self.structures, groups=self.groups) for x in (ids, label)
+            )
+            group_ids = {name: i for i, name in enumerate(self.groups, start=1)}
+            if known is not None:
+                whole = [all(self.structures[n] in known for n in names) for names in self.groups.values()]
+                known = [i for i, annotated in zip(group_ids.values(), whole, strict=True) if annotated]
+            group_rows = self._score(merged_ids, merged_label, spacing, group_ids, known)
+        return rows, group_rows, [round(s, 4) for s in spacing]
+
+    def _score(
+        self,
+        pred: np.ndarray,
+        label: np.ndarray,
+        spacing: list[float],
+        structures: Mapping[str, int],
+        annotated: Collection[int] | None,
+    ) -> list[Row]:
+        return segmentation_metrics(
+            pred,
             label,
             spacing=spacing,
-            structures=self.structures,
-            annotated=item.get("annotated"),
+            structures=structures,
+            annotated=annotated,
             nsd_tolerances=self.nsd_tolerances,
             boundary_iou_distance=self.boundary_iou_distance,
         )
-        return rows, [round(s, 4) for s in spacing]
 
 
 class Evaluation:
@@ -132,7 +163,7 @@ class Evaluation:
         network: returns scores (1, N + 1, *S).
         postprocessing: from ``pred`` (N + 1, *S) and ``image`` to ids (1, *file shape) on the file's grid, e.g.
             :func:`common.recipes.save_masks`.
-        structures, output_dir, nsd_tolerances, boundary_iou_distance: see :class:`Measure`.
+        structures, output_dir, groups, nsd_tolerances, boundary_iou_distance: see :class:`Measure`.
         device: where the network is, or shall be.
     """
 
@@ -147,6 +178,7 @@ class Evaluation:
         structures: Mapping[str, int],
         output_dir: str | os.PathLike,
         device: torch.device | str = "cpu",
+        groups: Mapping[str, Sequence[str]] | None = None,
         nsd_tolerances: Sequence[float] = (1.0, 3.0),
         boundary_iou_distance: float = 2.0,
     ) -> None:
@@ -159,6 +191,7 @@ class Evaluation:
         self.measure = Measure(
             structures=dict(structures),
             output_dir=output_dir,
+            groups=dict(groups or {}),
             nsd_tolerances=tuple(nsd_tolerances),
             boundary_iou_distance=boundary_iou_distance,
         )
@@ -254,7 +287,7 @@ def _cell(value: Any) -> Any:
 def _log_table(report: Mapping[str, Any], output_dir: Path) -> None:
     columns = ["dsc", "hd95", *(f"nsd_{t:g}mm" for t in report["nsd_tolerances_mm"]), "sensitivity"]
     lines = [f"{'structure':<18}{'scored':>7}{'missed':>7}{'invented':>9}" + "".join(f"{c:>16}" for c in columns)]
-    for name, result in report["structures"].items():
+    for name, result in [*report["structures"].items(), *report.get("groups", {}).items()]:
         counts = result["counts"]
         line = f"{name:<18}{counts['scored']:>7}{counts['missed']:>7}{counts['invented']:>9}"
         lines.append(line + "".join(f"{_mean_sd(result[c]):>16}" for c in columns))

@@ -94,6 +94,30 @@ def segmentation_metrics(
     return rows
 
 
+def merge_structures(
+    ids: np.ndarray, *, structures: Mapping[str, int], groups: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    """One id per group instead of one per structure: 1, 2, ... in the order of ``groups``, 0 elsewhere.
+
+    Args:
+        ids: structure ids of any shape.
+        structures: name -> id.
+        groups: group -> names of its structures, no structure in two of them.
+
+    Raises:
+        ValueError: for an empty group, an unknown structure, or one in two groups.
+    """
+    members = [name for names in groups.values() for name in names]
+    unknown = sorted(set(members) - set(structures))
+    if unknown or len(set(members)) < len(members) or not all(groups.values()):
+        msg = f"groups: got {dict(groups)}. Put each structure of {', '.join(structures)} into one group at most."
+        raise ValueError(msg)
+    table = np.zeros(max(int(ids.max(initial=0)), *structures.values()) + 1, dtype=np.uint8)
+    for group_id, names in enumerate(groups.values(), start=1):
+        table[[structures[name] for name in names]] = group_id
+    return table[ids.astype(np.int64, copy=False)]
+
+
 def boundary_iou(pred: np.ndarray, label: np.ndarray, *, spacing: Sequence[float], distance: float) -> float:
     """Intersection over union of the two masks' inner borders (Cheng et al., Boundary IoU, CVPR 2021, eq. 2).
 

@@ -205,3 +205,21 @@ def test_masks_of_a_folder(tmp_path: Path) -> None:
     assert "nsd_2mm" in rows[0]
     with pytest.raises(InputError, match="no label files"):
         evaluate_masks(tmp_path / "masks", tmp_path, structures=STRUCTURES, output_dir=tmp_path / "out")
+
+
+def test_groups_of_structures_are_measured_as_one(tmp_path: Path) -> None:
+    items = [case(tmp_path, "a"), case(tmp_path, "b", annotated=[3])]
+    groups = {"both": ["heart", "tumor"], "heart alone": ["heart"]}
+    with pytest.raises(ValueError, match="groups"):
+        evaluation(items, tmp_path, groups=groups).run()
+    report = evaluation(items, tmp_path, groups={"both": ["heart", "tumor"]}).run()
+    with open(tmp_path / "out/groups.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["case"], r["structure"], r["status"]) for r in rows] == [
+        ("a", "both", "scored"),
+        ("b", "both", "not annotated"),
+    ]
+    # heart 144 of 168 voxels, and the tumour's one
+    assert float(rows[0]["dsc"]) == pytest.approx(2 * 145 / (145 + 169), abs=1e-5)
+    assert report["groups"]["both"]["dsc"]["n"] == 1
+    assert {row["structure"] for row in read_csv(tmp_path)} == {"heart", "tumor"}
