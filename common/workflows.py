@@ -11,6 +11,7 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigParser
 from monai.engines import Workflow
+from torch import nn
 
 from common.arguments import check_arguments
 from common.checkpoints import card_difference, load_checkpoint
@@ -18,6 +19,7 @@ from common.data.phantom import write_phantoms
 from common.distributed import barrier, rank
 from common.errors import InputError, install_excepthook
 from common.handlers.resume import Resume
+from common.transfer import transfer
 
 logger = logging.getLogger(__name__)
 
@@ -52,62 +54,89 @@ def dataset_root(
     return dataset_dir
 
 
-def pretrain_first(
-    *,
-    pretrained: str,
-    config_files: Sequence[str],
-    overrides: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    train_cases: Sequence[Mapping[str, Any]],
-    epochs: int,
-    again: bool = False,
-) -> bool:
-    """Run the self-supervised stage when its weights are not there yet.
+class TwoStages:
+    """Pretraining without labels, then fine-tuning of the same network.
 
-    Every reason not to run it is logged.
+    A bundle's ``initialize`` calls :meth:`transfer`, which only copies weights that are there already: applications
+    initialize a workflow to look at it (``monai.bundle.load``) or to load a model of their own into it (MONAI Label).
+    Its ``run`` calls :meth:`pretrain`.
 
     Args:
-        pretrained: the weights' file; when it exists, its card must agree with ``settings``.
+        network: the network to fine-tune.
+        pretrained: file of the pretrained weights.
+        transfer_parts: children of the network that take them.
         config_files: ``pretrain.json`` and its overlays.
-        overrides: top-level settings that the stage shares with fine-tuning.
-        settings: what the pretrained network must have in common with the network to fine-tune.
-        train_cases: the fine-tuning cases; when they do not come from ``overrides["dataset_dir"]`` (MONAI Label hands
-            over its own), there is nothing to pretrain on here.
-        epochs: 0 skips the stage.
-        again: run the stage although its weights are there.
-
-    Returns:
-        Whether pretrained weights are there to be transferred.
-
-    Raises:
-        InputError: when the weights belong to another configuration; the differences are named.
+        overrides: top-level settings that the pretraining shares with the fine-tuning.
+        settings: what a pretrained network must have in common with this one; its card is compared with it.
+        epochs: of pretraining; 0 leaves the stage out.
+        again: pretrain although the weights are there.
     """
-    path = Path(pretrained)
-    if path.exists() and not again:
-        found = load_checkpoint(path, map_location="cpu").get("card", {})
-        differences = card_difference(settings, {key: found.get(key) for key in settings})
-        if differences:
-            msg = (
-                f"{path}: pretrained with another configuration ({'; '.join(differences)}). Use the same settings, "
-                "or pretrain again with --pretrain_again true."
-            )
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        pretrained: str,
+        transfer_parts: Sequence[str],
+        config_files: Sequence[str],
+        overrides: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        epochs: int,
+        again: bool = False,
+    ) -> None:
+        self.network = network
+        self.pretrained = Path(pretrained)
+        self.transfer_parts = tuple(transfer_parts)
+        self.config_files = list(config_files)
+        self.overrides = dict(overrides)
+        self.settings = dict(settings)
+        self.epochs = epochs
+        self.again = again
+
+    def transfer(self) -> None:
+        """Copy the pretrained weights into the network, if they are there and wanted."""
+        if self.epochs > 0 and self.pretrained.exists() and not self._differences():
+            transfer(self.network, self.pretrained, parts=self.transfer_parts)
+
+    def pretrain(self, train_cases: Sequence[Mapping[str, Any]]) -> None:
+        """Run the first stage unless its weights are there, and transfer them. Every reason not to is logged.
+
+        Args:
+            train_cases: the fine-tuning cases; MONAI Label hands over its own, and then there is no folder of
+                unlabelled ones.
+
+        Raises:
+            InputError: when the weights there belong to another configuration; the differences are named.
+        """
+        if self.epochs <= 0:
+            logger.info("Pretraining skipped: pretrain_epochs is %d. Training starts from scratch.", self.epochs)
+        elif not cases_inside(train_cases, str(self.overrides["dataset_dir"])):
+            logger.info("Pretraining skipped: the labelled cases are not from dataset_dir, which may not be there.")
+        elif self.pretrained.exists() and not self.again:
+            if differences := self._differences():
+                msg = (
+                    f"{self.pretrained}: pretrained with another configuration ({'; '.join(differences)}). Use the "
+                    "same settings, or pretrain again with --pretrain_again true."
+                )
+                raise InputError(msg)
+            logger.info("Pretraining skipped: %s is there. --pretrain_again true repeats it.", self.pretrained)
+        else:
+            self._run_first_stage()
+
+    def _run_first_stage(self) -> None:
+        known = ConfigParser.load_config_files(self.config_files)
+        if unknown := sorted(set(self.overrides) - set(known)):
+            msg = f"pretrain_overrides: {', '.join(unknown)} not in {self.config_files[0]}. Remove or rename them."
             raise InputError(msg)
-        logger.info("Pretraining skipped: %s is there. --pretrain_again true runs it again.", path)
-        return True
-    if epochs <= 0:
-        logger.info("Pretraining skipped: pretrain_epochs is %d. Training starts from scratch.", epochs)
-        return False
-    if not cases_inside(train_cases, str(overrides["dataset_dir"])):
-        logger.info("Pretraining skipped: the labelled cases do not come from dataset_dir, so no unlabelled ones do.")
-        return False
-    known = ConfigParser.load_config_files(list(config_files))
-    if unknown := sorted(set(overrides) - set(known)):
-        msg = f"pretrain_overrides: {', '.join(unknown)} not in {config_files[0]}. Remove or rename them."
-        raise InputError(msg)
-    logger.info("Stage 1 of 2: pretraining without labels (%s).", config_files[0])
-    monai.bundle.run(config_file=list(config_files), restart=again, logging_file=False, **overrides)
-    logger.info("Stage 2 of 2: fine-tuning with labels.")
-    return True
+        logger.info("Stage 1 of 2: pretraining without labels (%s).", self.config_files[0])
+        monai.bundle.run(config_file=self.config_files, restart=self.again, logging_file=False, **self.overrides)
+        logger.info("Stage 2 of 2: fine-tuning with labels.")
+        barrier()
+        self.transfer()
+
+    def _differences(self) -> list[str]:
+        card = load_checkpoint(self.pretrained).get("card", {})
+        return card_difference(self.settings, {key: card.get(key) for key in self.settings})
 
 
 def cases_inside(cases: Sequence[Mapping[str, Any]], dataset_dir: str) -> bool:
@@ -116,11 +145,17 @@ def cases_inside(cases: Sequence[Mapping[str, Any]], dataset_dir: str) -> bool:
     return bool(cases) and all(root in Path(str(case["image"])).resolve().parents for case in cases)
 
 
-def train(trainer: Workflow, resume: Resume) -> None:
-    """Run the trainer, unless the resumed state says that it is finished.
+def train(trainer: Workflow, resume: Resume, process_rank: int = 0) -> None:
+    """Continue where an earlier run stopped, and train to the end, unless it is reached already.
 
     ignite restarts a finished engine from epoch 0, so asking it to run once more would train all over again.
+
+    Args:
+        trainer: runs until its last epoch.
+        resume: loads the earlier state, and saves the state on rank 0.
+        process_rank: this process among several.
     """
+    resume.attach(save=process_rank == 0)
     if resume.finished:
         logger.info(
             "%s: all %d epochs are done; nothing to train. --restart true trains anew.",

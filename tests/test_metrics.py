@@ -55,8 +55,8 @@ def test_cube_shifted_by_one_voxel_of_two_mm() -> None:
     assert row["dsc"] == pytest.approx(2 * 48 / 128)
     assert row["sensitivity"] == pytest.approx(48 / 64)
     assert row["hd"] == pytest.approx(2.0)
-    # each surface has 64 - 8 = 56 voxels; the 16 of the far face are 2 mm from the other surface, those inside the other
-    # cube at most 1 mm from one of its side faces
+    # each surface has 64 - 8 = 56 voxels; the 16 of the far face are 2 mm from the other surface, those inside the
+    # other cube at most 1 mm from one of its side faces
     assert row["nsd_1mm"] == pytest.approx(40 / 56)
     assert row["nsd_3mm"] == 1.0
 

@@ -50,7 +50,7 @@ def test_impossible_precisions_are_refused(precision: str, device: str) -> None:
 
 
 def test_windows_give_float32_scores_of_the_whole_volume() -> None:
-    """A network that copies its input must come back as it went in, whatever the overlap; smaller volumes are padded."""
+    """A copying network gives its input back, whatever the overlap; smaller volumes are padded."""
     inferer = WindowInferer(roi_size=[8, 8, 8], overlap=0.5, precision="fp32")
     for shape in ((11, 9, 17), (5, 8, 6)):
         image = torch.rand(1, 1, *shape)

@@ -34,7 +34,13 @@ def file(root: Path, config: str) -> Path:
 
 def run(root: Path, *configs: str, **overrides: Any) -> None:
     """What ``python -m monai.bundle run`` does, with the tiny sizes."""
-    settings = {**tiny(root), "logging_file": False, "device": torch.device("cpu"), "bundle_root": str(root), **overrides}
+    settings = {
+        **tiny(root),
+        "logging_file": False,
+        "device": torch.device("cpu"),
+        "bundle_root": str(root),
+        **overrides,
+    }
     monai.bundle.run(config_file=[str(file(root, c)) for c in configs], **settings)
 
 

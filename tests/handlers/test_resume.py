@@ -29,7 +29,6 @@ def build(path: Path, *, settings: dict[str, Any] | None = None, **options: Any)
     LrScheduleHandler(scheduler, print_lr=False, epoch_level=False).attach(trainer)
     state = {"network": network, "optimizer": trainer.optimizer, "lr_scheduler": scheduler}
     resume = Resume(path=str(path), state=state, trainer=trainer, settings=settings or {"lr": 0.1}, **options)
-    resume.attach()
     return trainer, resume
 
 
@@ -51,8 +50,8 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_for_bit(tmp_path: Path, st
     with pytest.raises(KeyboardInterrupt):
         train(interrupted, resume)
     again, resume = build(tmp_path / "resume.pt")
-    assert resume.resumed_epoch == step // 3 - (step % 3 == 0)
     train(again, resume)
+    assert resume.resumed_epoch == step // 3 - (step % 3 == 0)
     for a, b in zip(weights(whole), weights(again), strict=True):
         assert torch.equal(a, b)
 
@@ -60,6 +59,7 @@ def test_resumed_weights_equal_uninterrupted_ones_bit_for_bit(tmp_path: Path, st
 def test_a_finished_training_is_not_run_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(*build(tmp_path / "resume.pt"))
     trainer, resume = build(tmp_path / "resume.pt")
+    resume.attach()
     before = weights(trainer)
     with caplog.at_level("INFO"):
         train(trainer, resume)
@@ -71,6 +71,7 @@ def test_a_finished_training_is_not_run_again(tmp_path: Path, caplog: pytest.Log
 def test_restart_trains_anew(tmp_path: Path) -> None:
     train(*build(tmp_path / "resume.pt"))
     trainer, resume = build(tmp_path / "resume.pt", enabled=False)
+    resume.attach()
     assert trainer.state.epoch == 0
     assert not resume.finished
 
@@ -78,7 +79,7 @@ def test_restart_trains_anew(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     train(*build(tmp_path / "resume.pt"))
     with pytest.raises(InputError, match=r"resume\.pt.*lr.*0\.1.*--restart true"):
-        build(tmp_path / "resume.pt", settings={"lr": 0.2})
+        train(*build(tmp_path / "resume.pt", settings={"lr": 0.2}))
 
 
 def test_full_disk_keeps_the_last_complete_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +98,7 @@ def test_full_disk_keeps_the_last_complete_state(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["resume.pt"]
     _, resume = build(path)
+    resume.attach()
     assert resume.resumed_epoch == 2
 
 
@@ -105,5 +107,5 @@ def test_best_metric_survives(tmp_path: Path) -> None:
     evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.75, 2
     train(*build(tmp_path / "resume.pt", evaluator=evaluator))
     fresh = tiny_trainer([])
-    build(tmp_path / "resume.pt", evaluator=fresh)
+    build(tmp_path / "resume.pt", evaluator=fresh)[1].attach()
     assert (fresh.state.best_metric, fresh.state.best_metric_epoch) == (0.75, 2)
