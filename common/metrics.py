@@ -118,6 +118,12 @@ def merge_structures(
     return table[ids.astype(np.int64, copy=False)]
 
 
+def known_groups(*, groups: Mapping[str, Sequence[str]], structures: Mapping[str, int]) -> dict[str, list[str]]:
+    """The groups without the structures that a network does not know, and without groups of none."""
+    known = {group: [name for name in names if name in structures] for group, names in groups.items()}
+    return {group: names for group, names in known.items() if names}
+
+
 def boundary_iou(pred: np.ndarray, label: np.ndarray, *, spacing: Sequence[float], distance: float) -> float:
     """Intersection over union of the two masks' inner borders (Cheng et al., Boundary IoU, CVPR 2021, eq. 2).
 

@@ -17,7 +17,7 @@ from monai.transforms import Compose, Orientationd
 
 from common.errors import InputError
 from common.evaluation import Evaluation, evaluate_masks
-from common.metrics import metric_names
+from common.metrics import known_groups, metric_names
 from common.transforms.argmax import ArgmaxChannelsd
 from common.transforms.load import LoadVolumed
 from common.transforms.restore import RestoreGridd
@@ -223,3 +223,8 @@ def test_groups_of_structures_are_measured_as_one(tmp_path: Path) -> None:
     assert float(rows[0]["dsc"]) == pytest.approx(2 * 145 / (145 + 169), abs=1e-5)
     assert report["groups"]["both"]["dsc"]["n"] == 1
     assert {row["structure"] for row in read_csv(tmp_path)} == {"heart", "tumor"}
+
+
+def test_groups_keep_what_the_network_knows() -> None:
+    groups = {"vessels": ["aorta", "heart"], "bones": ["vertebrae"]}
+    assert known_groups(groups=groups, structures=STRUCTURES) == {"vessels": ["heart"]}

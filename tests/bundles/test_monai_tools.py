@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.bundles.discovery import NAMES, REPOSITORY
+from tests.bundles.discovery import NAMES, REPOSITORY, config
 from tests.bundles.running import copy_bundle, file, run, tiny
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
@@ -21,6 +21,12 @@ def network_settings(root: Path) -> dict[str, object]:
     """Tiny settings of the network only, as export commands take them."""
     inference = json.loads(file(root, "inference").read_text())
     return {k: v for k, v in tiny(root).items() if k in inference and k != "device"}
+
+
+def channels(name: str) -> int:
+    """Input channels of the network."""
+    count: int = config(name, "metadata")["network_data_format"]["inputs"]["image"]["num_channels"]
+    return count
 
 
 def test_network_takes_and_gives_what_metadata_says(name: str) -> None:
@@ -45,9 +51,9 @@ def test_bundle_loads_by_name(
     shutil.copytree(trained[name] / "configs", root / "configs")
     (root / "models").mkdir()
     shutil.copy(trained[name] / "models/model.pt", root / "models/model.pt")
-    for config in ("train", "inference"):  # a user who trains small writes the sizes into the configs
-        content = {**json.loads(file(root, config).read_text()), **network_settings(root)}
-        file(root, config).write_text(json.dumps(content))
+    for base in ("train", "inference"):  # a user who trains small writes the sizes into the configs
+        content = {**json.loads(file(root, base).read_text()), **network_settings(root)}
+        file(root, base).write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
     saved = torch.load(root / "models/model.pt", weights_only=True)["model"]
     for kind in ("train", "inference"):
@@ -72,10 +78,10 @@ def test_torchscript_export_gives_the_same_scores(name: str, trained: dict[str, 
         config_file=str(file(root, "inference")),
         key_in_ckpt="model",
         use_trace=True,
-        input_shape=[1, 3, 32, 32, 32],
+        input_shape=[1, channels(name), 32, 32, 32],
         **settings,
     )
-    image = torch.rand(1, 3, 32, 32, 32)
+    image = torch.rand(1, channels(name), 32, 32, 32)
     torch.testing.assert_close(torch.jit.load(exported)(image), reference(root, image), atol=1e-4, rtol=1e-4)
 
 
@@ -92,7 +98,7 @@ def test_onnx_export_gives_the_same_scores_at_another_size(name: str, trained: d
         config_file=str(file(root, "inference")),
         key_in_ckpt="model",
         use_trace=True,
-        input_shape=[1, 3, 32, 32, 32],
+        input_shape=[1, channels(name), 32, 32, 32],
         converter_kwargs={
             "opset_version": 18,
             "dynamo": False,
@@ -102,7 +108,7 @@ def test_onnx_export_gives_the_same_scores_at_another_size(name: str, trained: d
         },
         **settings,
     )
-    image = torch.rand(1, 3, 64, 32, 32)
+    image = torch.rand(1, channels(name), 64, 32, 32)
     scores = onnxruntime.InferenceSession(str(exported)).run(None, {"image": image.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(scores), reference(root, image), atol=1e-3, rtol=1e-3)
 
