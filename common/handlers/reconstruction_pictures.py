@@ -67,12 +67,12 @@ def picture_rows(
             "absolute error": (made - image).abs(),
         }
         for name, region in outputs.get("regions", {}).items():
-            images[name] = _tinted(image, region[v, 0].cpu())
+            images[name] = tinted(image, region[v, 0].cpu())
         rows.append((title, images))
     return rows
 
 
-def _tinted(image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+def tinted(image: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """Image (C, *S) in grey with the voxels of ``region`` (1, *S) tinted: (3, *S)."""
     grey = image.mean(0, keepdim=True)
     tint = torch.tensor([1.0, 0.5, 0.0]).view(3, *[1] * (image.ndim - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from monai.engines import Workflow
 from torch import nn
 
 from common.checkpoints import save_pretrained
+
+logger = logging.getLogger(__name__)
 
 
 class SaveModel:
@@ -23,9 +26,21 @@ class SaveModel:
         network: the plain network, under the names of ``network_def`` (not its distributed wrapper).
         card: plain values (see :mod:`common.checkpoints`).
         when: ``"best"`` (evaluator) or ``"final"`` (trainer).
+        unvalidated: a second path for the final model, used when ``evaluator`` has chosen none in this training
+            (MONAI Label trains on one labelled case, without validation; an older model must not stay in its place).
+        evaluator: see ``unvalidated``.
     """
 
-    def __init__(self, *, path: str, network: nn.Module, card: Mapping[str, Any], when: str) -> None:
+    def __init__(
+        self,
+        *,
+        path: str,
+        network: nn.Module,
+        card: Mapping[str, Any],
+        when: str,
+        unvalidated: str | None = None,
+        evaluator: Workflow | None = None,
+    ) -> None:
         events = {"best": Events.EPOCH_COMPLETED, "final": Events.COMPLETED}
         if when not in events:
             msg = f"when is {when!r}; choose 'best' (with an evaluator) or 'final' (with a trainer)."
@@ -35,6 +50,8 @@ class SaveModel:
         self.card = dict(card)
         self.when = when
         self.event = events[when]
+        self.unvalidated = unvalidated
+        self.evaluator = evaluator
 
     def attach(self, engine: Workflow) -> None:
         """Register with an evaluator (``best``) or a trainer (``final``)."""
@@ -48,3 +65,6 @@ class SaveModel:
         if self.when == "best":
             card[str(engine.state.key_metric_name)] = float(engine.state.best_metric)
         save_pretrained(self.path, self.network, card)
+        if self.unvalidated and self.evaluator is not None and self.evaluator.state.best_metric_epoch < 0:
+            logger.info("No validation in this training: the final model is written to %s too.", self.unvalidated)
+            save_pretrained(self.unvalidated, self.network, card)

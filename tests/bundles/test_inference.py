@@ -13,6 +13,7 @@ import pytest
 from common.errors import input_error_message
 from tests.bundles.discovery import NAMES, config
 from tests.bundles.running import run
+from tests.volumes import write_dicom
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -62,6 +63,31 @@ def test_masks_lie_on_the_inputs_grid(name: str, trained: dict[str, Path], volum
         assert mask.shape == image.shape
         assert np.array_equal(mask.affine, image.affine)
         assert set(np.unique(mask.dataobj)) <= ids
+
+
+def test_a_dicom_series_is_segmented_like_its_nifti_twin(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
+) -> None:
+    source = nib.load(next((phantom_dir / "imagesTs").glob("*.nii.gz")))
+    hu = np.asarray(source.dataobj).astype(np.int16)
+    spacing = tuple(float(s) for s in source.header.get_zooms())
+    series = write_dicom(tmp_path / "in" / "series", hu, spacing=spacing)
+    run(trained[name], "inference", dataset_dir=str(series), output_dir=str(tmp_path / "out"), preview=False)
+    mask = nib.load(tmp_path / "out" / "series_seg.nii.gz")
+    twin = nib.Nifti1Image(hu, mask.affine)
+    nib.save(twin, tmp_path / "twin.nii.gz")
+    run(
+        trained[name],
+        "inference",
+        dataset_dir=str(tmp_path / "twin.nii.gz"),
+        output_dir=str(tmp_path / "out"),
+        preview=False,
+    )
+    as_nifti = nib.load(tmp_path / "out" / "twin_seg.nii.gz")
+    # the two files hold the axes in opposite directions, so compare in the patient's coordinates
+    mask, as_nifti = (nib.as_closest_canonical(m) for m in (mask, as_nifti))
+    assert mask.shape == as_nifti.shape
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(as_nifti.dataobj))
 
 
 def test_orientation_does_not_change_the_mask(

@@ -107,3 +107,14 @@ def test_images_alone_can_be_pretrained_on(name: str, phantom_dir: Path, tmp_pat
     root = copy_bundle(name, tmp_path)
     run(root, "pretrain", dataset_dir=str(images))
     assert (root / "models/pretrained/ssl.pt").exists()
+
+
+def test_the_papers_2d_setting_runs_from_training_to_masks(name: str, phantom_dir: Path, tmp_path: Path) -> None:
+    root = copy_bundle(name, tmp_path)
+    small = {"roi_size": [32, 32, 1], "spacing": [6.0, 6.0, -1.0], "spatial_dims": 2, "norm": "batch"}
+    known = json.loads((root / "configs/train.json").read_text())
+    small = {knob: value for knob, value in small.items() if knob in known}
+    run(root, "train", "paper_2d", dataset_dir=str(phantom_dir), epochs=1, **small)
+    out = tmp_path / "masks"
+    run(root, "inference", "paper_2d", dataset_dir=str(phantom_dir / "imagesTs"), output_dir=str(out), **small)
+    assert len(list(out.glob("*_seg.nii.gz"))) == 1

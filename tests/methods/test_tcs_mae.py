@@ -61,7 +61,7 @@ class TestForward:
         monkeypatch.setattr(tcs.network, "encode", lambda x: (seen.append(x), encode(x))[1])
         x = image()
         outputs = tcs(x)
-        masked, unmasked = seen[0].chunk(2)
+        masked, unmasked = seen
         hidden = outputs["mask"][0].expand_as(x)
         assert (masked[hidden] == -1.0).all()
         assert torch.equal(masked[~hidden], x[~hidden])
@@ -79,7 +79,7 @@ class TestForward:
         assert outputs["losses"]["contrastive"].item() == pytest.approx(0, abs=1e-3)
 
     def test_one_pass_or_two_are_the_same_without_batch_norm(self) -> None:
-        together, apart = method().eval(), method(concatenate=False).eval()
+        together, apart = method(concatenate=True).eval(), method().eval()
         apart.load_state_dict(together.state_dict())
         a, b = together(image()), apart(image())
         torch.testing.assert_close(a["reconstruction"], b["reconstruction"], atol=1e-5, rtol=1e-5)
@@ -154,7 +154,7 @@ class TestIndependentAugmentation:
         first, second = outputs["target"]
         assert not torch.allclose(first, second)
         assert not torch.allclose(first, x)
-        masked, unmasked = seen[0].chunk(2)
+        masked, unmasked = seen
         assert torch.equal(unmasked, second)
         assert torch.equal(masked, first.masked_fill(outputs["mask"][0], -1.0))
 

@@ -1,0 +1,101 @@
+"""The way of a volume to the network, and of a training crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset
+from monai.transforms import MapTransform
+from torch.utils.data import default_collate
+
+from common.data.datalist import training_items
+from common.data.structures import CHEST_STRUCTURES
+from common.recipes import AIR_HU, cached_volume, chain, preprocessing, random_crops
+from common.transforms.chest_channels import ChestChannelsd
+
+SPACING = (6.0, 6.0, 6.0)
+
+
+@pytest.fixture(scope="module")
+def items(phantom_dir: Path) -> list[dict]:
+    return training_items(phantom_dir, structures=CHEST_STRUCTURES, val_fraction=0.34)
+
+
+def channels() -> MapTransform:
+    return ChestChannelsd(keys="image")
+
+
+def test_volume_arrives_as_ras_on_the_wanted_grid(items: list[dict]) -> None:
+    data = preprocessing(spacing=(5.0, 6.0, 7.0), channels=channels())({"image": items[0]["image"]})
+    image = data["image"]
+    assert image.shape[0] == 3
+    assert float(image.min()) >= 0
+    assert float(image.max()) <= 1
+    np.testing.assert_allclose(np.diag(image.affine)[:3], (5, 6, 7))
+
+
+def test_cached_volumes_are_small_integers_without_metadata(items: list[dict]) -> None:
+    data = cached_volume(spacing=SPACING, roi_size=(32, 32, 32), structures=CHEST_STRUCTURES)(items[0])
+    assert data["image"].dtype is torch.int16
+    assert data["label"].dtype is torch.uint8
+    assert type(data["image"]) is torch.Tensor
+    assert data["annotated"].all()
+    assert int(data["label"].max()) == len(CHEST_STRUCTURES)  # tumor, id 24, is channel 13
+
+
+def test_volumes_smaller_than_a_crop_are_padded_with_air(tmp_path: Path) -> None:
+    hu = np.full((8, 8, 8), 40, dtype=np.int16)
+    hu[0] = -900
+    nib.save(nib.Nifti1Image(hu, np.diag([6.0, 6.0, 6.0, 1.0])), tmp_path / "small.nii.gz")
+    data = cached_volume(spacing=SPACING, roi_size=(16, 16, 16))({"image": str(tmp_path / "small.nii.gz")})
+    assert data["image"].shape == (1, 16, 16, 16)
+    assert int(data["image"].min()) == AIR_HU
+
+
+def test_crops_are_what_a_batch_needs(items: list[dict]) -> None:
+    volume = cached_volume(spacing=SPACING, roi_size=(32, 32, 32), structures=CHEST_STRUCTURES)
+    crops = random_crops(roi_size=(32, 32, 32), spatial_dims=3, channels=channels(), structures=CHEST_STRUCTURES)
+    dataset = CacheDataset(items, chain(volume, crops), copy_cache=False, progress=False)
+    before = dataset._cache[0]["image"].clone()
+    crops_of_one = [dataset[0][0] for _ in range(12)]
+    batch = default_collate([{k: c[k] for k in ("image", "label", "annotated")} for c in crops_of_one])
+    assert batch["image"].shape == (12, 3, 32, 32, 32)
+    assert batch["label"].shape == (12, 1, 32, 32, 32)
+    assert batch["annotated"].shape == (12, len(CHEST_STRUCTURES) + 1)
+    assert torch.equal(batch["label"], batch["label"].round())
+    assert not torch.equal(batch["image"][0], batch["image"][1])
+    assert torch.equal(before, dataset._cache[0]["image"])  # random transforms leave the cache alone
+
+
+def test_half_of_the_crops_are_centred_on_structures(items: list[dict]) -> None:
+    """The tumor, a handful of voxels, must be met about as often as the lungs: 1 in 2 x 13 crops."""
+    volume = cached_volume(spacing=SPACING, roi_size=(16, 16, 16), structures=CHEST_STRUCTURES)
+    crops = random_crops(
+        roi_size=(16, 16, 16),
+        spatial_dims=3,
+        channels=channels(),
+        structures=CHEST_STRUCTURES,
+        rotate_degrees=0,
+        scale=0,
+    )
+    crops.set_random_state(0)
+    cached = volume(items[0])
+    seen = [float((crops(dict(cached))[0]["label"] == len(CHEST_STRUCTURES)).any()) for _ in range(150)]
+    share_of_volume = float((cached["label"] == len(CHEST_STRUCTURES)).float().mean())
+    assert share_of_volume < 0.01
+    assert np.mean(seen) > 0.04
+
+
+def test_slices_for_a_2d_network(items: list[dict]) -> None:
+    volume = cached_volume(spacing=(6.0, 6.0, -1.0), roi_size=(32, 32, 1), structures=CHEST_STRUCTURES)
+    crops = random_crops(
+        roi_size=(32, 32, 1), spatial_dims=2, channels=channels(), structures=CHEST_STRUCTURES, flip=True
+    )
+    crop = crops(volume(items[0]))[0]
+    assert crop["image"].shape == (3, 32, 32)
+    assert crop["label"].shape == (1, 32, 32)
+    assert float(crop["image"][2].max()) > 0  # edges within the slice
