@@ -123,7 +123,7 @@ def reference(root: Path, image: torch.Tensor) -> torch.Tensor:
 
 
 def test_training_as_monai_label_starts_it(
-    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Cases handed over, ids of the mask files, one labelled case only, no dataset_dir: trained, and not lost."""
     root = copy_bundle(name, tmp_path)
