@@ -129,7 +129,8 @@ class TwoStages:
             msg = f"pretrain_overrides: {', '.join(unknown)} not in {self.config_files[0]}. Remove or rename them."
             raise InputError(msg)
         logger.info("Stage 1 of 2: pretraining without labels (%s).", self.config_files[0])
-        monai.bundle.run(config_file=self.config_files, restart=self.again, logging_file=False, **self.overrides)
+        options: dict[str, Any] = {**self.overrides, "restart": self.again, "logging_file": False}
+        monai.bundle.run(config_file=self.config_files, **options)
         logger.info("Stage 2 of 2: fine-tuning with labels.")
         barrier()
         self.transfer()
