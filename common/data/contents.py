@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-from monai.data import ITKReader, NibabelReader
+from monai.data import ITKReader
 
 from common.data.headers import READ_ERRORS, check_header
+from common.data.nifti_reader import NiftiReader
 from common.errors import InputError
 
 _GRID_TOLERANCE_MM = 1e-3
@@ -28,7 +29,7 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """
     path = Path(path).expanduser()
     header = check_header(path)
-    reader = ITKReader() if path.is_dir() else NibabelReader()
+    reader = ITKReader() if path.is_dir() else NiftiReader()
     try:
         _verify_checksum(path)
         array, meta = reader.get_data(reader.read(os.fspath(path)))

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader
+from monai.data import ImageReader, ITKReader, MetaTensor
 from monai.transforms import LoadImaged
 
 from common.data.contents import unreadable
 from common.data.headers import READ_ERRORS, check_header
+from common.data.nifti_reader import NiftiReader
 
 # the rest of a header differs between NIfTI and DICOM, and between NIfTI files, and would break batches
 _KEPT_META = ("affine", "original_affine", "spatial_shape", "space", "filename_or_obj")
@@ -53,7 +54,7 @@ class LoadVolumed(LoadImaged):
         path = Path(source).expanduser()
         check_header(path)
         if reader is None:
-            reader = ITKReader() if path.is_dir() else NibabelReader()
+            reader = ITKReader() if path.is_dir() else NiftiReader()
         try:
             image = self._loader(os.fspath(path), reader)
         except READ_ERRORS as error:
