@@ -40,7 +40,8 @@ def barrier() -> None:
         dist.barrier()
 
 
-def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def wrap_model(model: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
     """``DistributedDataParallel`` around a model that lives on ``device``."""
+    device = torch.device(device)
     ids = [device] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model.to(device), device_ids=ids)

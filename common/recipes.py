@@ -88,7 +88,10 @@ def cached_volume(
     steps: list[Transform] = [
         *preprocessing(spacing=spacing, structures=structures).transforms,
         CropForegroundd(keys=keys, source_key="image", select_fn=in_body, margin=4, allow_smaller=True),
-        *(SpatialPadd(keys=key, spatial_size=roi_size, value=value) for key, value in zip(keys, fill, strict=True)),
+        *(
+            SpatialPadd(keys=k, spatial_size=_before_turning(roi_size), value=v)
+            for k, v in zip(keys, fill, strict=True)
+        ),
         CastToTyped(keys=keys, dtype=["int16", "uint8"][: len(keys)]),
         EnsureTyped(keys=keys, track_meta=False),
     ]
@@ -109,6 +112,11 @@ def cached_volume(
 def chain(*composes: Compose) -> Compose:
     """One flat composition, so that ``CacheDataset`` finds where its cached part ends."""
     return Compose([transform for compose in composes for transform in compose.transforms])
+
+
+def _before_turning(roi_size: Sequence[int]) -> tuple[int, ...]:
+    """A fourth more than the crop on every axis: what is turned and shrunk into the crop's corners comes from there."""
+    return tuple(math.ceil(n * 1.25) if n > 1 else 1 for n in roi_size)
 
 
 def in_body(hu: torch.Tensor) -> torch.Tensor:
@@ -142,9 +150,11 @@ def random_crops(
         noise_hu: largest standard deviation of added Gaussian noise, HU.
     """
     keys = ["image"] if structures is None else ["image", "label"]
+    deforms = rotate_degrees > 0 or scale > 0
+    larger = _before_turning(roi_size) if deforms else tuple(roi_size)
     steps: list[Transform] = []
     if structures is None:
-        steps.append(RandSpatialCropd(keys=keys, roi_size=roi_size, random_size=False))
+        steps.append(RandSpatialCropd(keys=keys, roi_size=larger, random_size=False))
     else:
         n = len(structures)
         steps.append(
@@ -152,7 +162,7 @@ def random_crops(
                 keys=keys,
                 label_key="label",
                 indices_key="label_voxels",
-                spatial_size=roi_size,
+                spatial_size=larger,
                 num_classes=n + 1,
                 ratios=[n, *[1] * n],
                 warn=False,  # a structure that a case does not have is no news
@@ -162,12 +172,13 @@ def random_crops(
     in_plane = spatial_dims == 2  # a crop of one slice is turned and scaled within its plane
     if flip:
         steps += [RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)]
-    if rotate_degrees or scale:
+    if deforms:
         turn = math.radians(rotate_degrees)
         steps.append(
             RandAffined(
                 keys=keys,
                 prob=0.7,
+                spatial_size=tuple(roi_size),
                 rotate_range=[0.0, 0.0, turn] if in_plane else [turn] * 3,
                 scale_range=[scale, scale, 0.0] if in_plane else [scale] * 3,
                 mode=["bilinear", "nearest"][: len(keys)],

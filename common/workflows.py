@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import torch
 from monai.bundle import ConfigParser
 from monai.engines import Workflow
 from torch import nn
@@ -67,9 +71,10 @@ class TwoStages:
         transfer_parts: children of the network that take them.
         config_files: ``pretrain.json`` and its overlays.
         overrides: top-level settings that the pretraining shares with the fine-tuning.
-        settings: what a pretrained network must have in common with this one; its card is compared with it.
+        settings: what a pretrained network must have in common with this one whatever else differs.
         epochs: of pretraining; 0 leaves the stage out.
         again: pretrain although the weights are there.
+        as_is: use the weights that are there although they were pretrained in another way or on other cases.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class TwoStages:
         settings: Mapping[str, Any],
         epochs: int,
         again: bool = False,
+        as_is: bool = False,
     ) -> None:
         self.network = network
         self.pretrained = Path(pretrained)
@@ -92,11 +98,16 @@ class TwoStages:
         self.settings = dict(settings)
         self.epochs = epochs
         self.again = again
+        self.as_is = as_is
 
     def transfer(self) -> None:
-        """Copy the pretrained weights into the network, if they are there and wanted."""
-        if self.epochs > 0 and self.pretrained.exists() and not self._differences():
-            transfer(self.network, self.pretrained, parts=self.transfer_parts)
+        """Copy the pretrained weights into the network, if they are there, wanted and of this network."""
+        if self.epochs <= 0 or not self.pretrained.exists():
+            return
+        if differences := self._differences(self.settings):
+            logger.info("%s: not transferred (%s).", self.pretrained, "; ".join(differences))
+            return
+        transfer(self.network, self.pretrained, parts=self.transfer_parts)
 
     def pretrain(self, train_cases: Sequence[Mapping[str, Any]]) -> None:
         """Run the first stage unless its weights are there, and transfer them. Every reason not to is logged.
@@ -113,10 +124,13 @@ class TwoStages:
         elif not cases_inside(train_cases, str(self.overrides["dataset_dir"])):
             logger.info("Pretraining skipped: the labelled cases are not from dataset_dir, which may not be there.")
         elif self.pretrained.exists() and not self.again:
-            if differences := self._differences():
+            if differences := self._differences(self.settings if self.as_is else self._card_of_first_stage()):
+                remedy = "--pretrain_again true pretrains again"
+                if not self._differences(self.settings):
+                    remedy += ", --pretrained_as_is true uses these weights nevertheless"
                 msg = (
-                    f"{self.pretrained}: pretrained with another configuration ({'; '.join(differences)}). Use the "
-                    "same settings, or pretrain again with --pretrain_again true."
+                    f"{self.pretrained}: pretrained with another configuration ({'; '.join(differences)}). Repeat its "
+                    f"settings, or: {remedy}."
                 )
                 raise InputError(msg)
             logger.info("Pretraining skipped: %s is there. --pretrain_again true repeats it.", self.pretrained)
@@ -124,32 +138,73 @@ class TwoStages:
             self._run_first_stage()
 
     def _run_first_stage(self) -> None:
+        logger.info("Stage 1 of 2: pretraining without labels (%s).", self.config_files[0])
+        self._check_overrides()
+        options: dict[str, Any] = {**self.overrides, "restart": self.again, "logging_file": False}
+        monai.bundle.run(config_file=self.config_files, **options)
+        # the first stage's network and cached volumes sit in reference cycles
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        barrier()
+        logger.info("Stage 2 of 2: fine-tuning with labels.")
+        self.transfer()
+
+    def _check_overrides(self) -> None:
         known = ConfigParser.load_config_files(self.config_files)
         if unknown := sorted(set(self.overrides) - set(known)):
             msg = f"pretrain_overrides: {', '.join(unknown)} not in {self.config_files[0]}. Remove or rename them."
             raise InputError(msg)
-        logger.info("Stage 1 of 2: pretraining without labels (%s).", self.config_files[0])
-        options: dict[str, Any] = {**self.overrides, "restart": self.again, "logging_file": False}
-        monai.bundle.run(config_file=self.config_files, **options)
-        logger.info("Stage 2 of 2: fine-tuning with labels.")
-        barrier()
-        self.transfer()
 
-    def _differences(self) -> list[str]:
+    def _card_of_first_stage(self) -> dict[str, Any]:
+        """The card that the first stage would write now."""
+        self._check_overrides()
+        parser = ConfigParser()
+        parser.read_config(self.config_files)
+        for name, value in self.overrides.items():
+            parser[name] = value
+        return parser.get_parsed_content("card")
+
+    def _differences(self, expected: Mapping[str, Any]) -> list[str]:
         card = load_checkpoint(self.pretrained).get("card", {})
-        return card_difference(self.settings, {key: card.get(key) for key in self.settings})
+        return card_difference(expected, {key: card.get(key) for key in expected})
 
 
 def cases_inside(cases: Sequence[Mapping[str, Any]], dataset_dir: str) -> bool:
-    """Whether these cases lie in ``dataset_dir``; MONAI Label hands over cases of its own, which do not."""
-    root = Path(dataset_dir).resolve()
-    return bool(cases) and all(root in Path(str(case["image"])).resolve().parents for case in cases)
+    """Whether these cases lie in ``dataset_dir``; MONAI Label hands over cases of its own, which do not.
+
+    Links are not followed: a folder of links to an archive is a dataset of its own.
+    """
+    root = _absolute(dataset_dir)
+    return bool(cases) and all(root in _absolute(case["image"]).parents for case in cases)
+
+
+def _absolute(path: Any) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(str(path))))
+
+
+def case_digest(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Number and fingerprint of a list of cases, by their names: changes when another case is used."""
+    names = sorted(str(case.get("case", case["image"])) for case in cases)
+    return f"{len(names)} cases, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
+
+
+def file_digest(path: str) -> str:
+    """Fingerprint of a file's content, ``"none"`` when it is not there."""
+    if not os.path.isfile(path):
+        return "none"
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):  # hashlib.file_digest came with Python 3.11
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def train(trainer: Workflow, resume: Resume, process_rank: int = 0) -> None:
     """Continue where an earlier run stopped, and train to the end, unless it is reached already.
 
-    ignite restarts a finished engine from epoch 0, so asking it to run once more would train all over again.
+    ignite restarts a finished engine from epoch 0, so asking it to run once more would train all over again; a finished
+    run whose model was deleted since is trained anew.
 
     Args:
         trainer: runs until its last epoch.

@@ -52,7 +52,7 @@ def test_volumes_smaller_than_a_crop_are_padded_with_air(tmp_path: Path) -> None
     hu[0] = -900
     nib.save(nib.Nifti1Image(hu, np.diag([6.0, 6.0, 6.0, 1.0])), tmp_path / "small.nii.gz")
     data = cached_volume(spacing=SPACING, roi_size=(16, 16, 16))({"image": str(tmp_path / "small.nii.gz")})
-    assert data["image"].shape == (1, 16, 16, 16)
+    assert data["image"].shape == (1, 20, 20, 20)  # a fourth more than a crop: turned crops are cut out of it
     assert int(data["image"].min()) == AIR_HU
 
 
@@ -99,3 +99,27 @@ def test_slices_for_a_2d_network(items: list[dict]) -> None:
     assert crop["image"].shape == (3, 32, 32)
     assert crop["label"].shape == (1, 32, 32)
     assert float(crop["image"][2].max()) > 0  # edges within the slice
+
+
+def test_turned_crops_have_no_smeared_borders(items: list[dict]) -> None:
+    """A turned crop is cut out of a larger one, so its outermost planes repeat no more than those inside."""
+    volume = cached_volume(spacing=SPACING, roi_size=(24, 24, 24))
+    cached = volume({"image": items[0]["image"]})
+    crops = random_crops(
+        roi_size=(24, 24, 24),
+        spatial_dims=3,
+        channels=Identity(keys="image"),
+        scale=0.0,
+        rotate_degrees=20.0,
+        noise_hu=0,
+    )
+    crops.set_random_state(0)
+    repeated = [
+        bool((c[:, 0] == c[:, 1]).float().mean() > 0.3) for c in (crops(dict(cached))["image"] for _ in range(10))
+    ]
+    assert not any(repeated)
+
+
+class Identity(MapTransform):
+    def __call__(self, data: dict) -> dict:
+        return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Resume:
         trainer: its epoch and iteration are saved; it continues after them.
         evaluator: its best metric so far is saved, so that a resumed run does not overwrite a better model.
         settings: plain values that must not change between the runs; a difference is refused by name.
+        outputs: files that a finished run has left; when one of them is gone, the run starts anew.
         interval: epochs between two saves; the last epoch is always saved.
         enabled: ``False`` starts anew (and replaces the file when the first epoch ends).
     """
@@ -41,6 +42,7 @@ class Resume:
         trainer: Workflow,
         evaluator: Workflow | None = None,
         settings: Mapping[str, Any],
+        outputs: Sequence[str] = (),
         interval: int = 1,
         enabled: bool = True,
     ) -> None:
@@ -49,6 +51,7 @@ class Resume:
         self.trainer = trainer
         self.evaluator = evaluator
         self.settings = dict(settings)
+        self.outputs = [Path(output) for output in outputs]
         self.interval = max(1, interval)
         self.enabled = enabled
         self.resumed_epoch = 0
@@ -75,7 +78,10 @@ class Resume:
             progress["best_metric"] = float(self.evaluator.state.best_metric)
             progress["best_metric_epoch"] = int(self.evaluator.state.best_metric_epoch)
         content = {name: item.state_dict() for name, item in self.state.items()}
-        save_atomic({"settings": self.settings, "progress": progress, "state": content}, self.path)
+        saved: dict[str, Any] = {"settings": self.settings, "progress": progress, "state": content}
+        if engine.scaler is not None:
+            saved["scaler"] = engine.scaler.state_dict()
+        save_atomic(saved, self.path)
 
     def load(self) -> None:
         """Load the state.
@@ -91,9 +97,15 @@ class Resume:
                 "settings to continue it, choose another output_dir, or start anew with --restart true."
             )
             raise InputError(msg)
+        progress = saved["progress"]
+        gone = [path for path in self.outputs if not path.exists()]
+        if gone and progress["epoch"] >= self.trainer.state.max_epochs:
+            logger.info("%s: finished, but %s is not there any more. Training anew.", self.path, gone[0])
+            return
         for name, item in self.state.items():
             item.load_state_dict(saved["state"][name])
-        progress = saved["progress"]
+        if self.trainer.scaler is not None:  # of fp16 training
+            self.trainer.scaler.load_state_dict(saved["scaler"])
         self.resumed_epoch = self.trainer.state.epoch = progress["epoch"]
         self.trainer.state.iteration = progress["iteration"]
         if self.evaluator is not None:

@@ -23,7 +23,9 @@ _PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "itk")
 
 
 class RunReport:
-    """Writes a run's manifest when it starts (``status: running``) and again when it ends.
+    """Writes a run's manifest when it starts (``status: running``) and again when it ends, however it ends.
+
+    ``seconds`` counts those of earlier parts of a resumed run too.
 
     Args:
         path: the JSON file, replaced as a whole.
@@ -51,26 +53,42 @@ class RunReport:
         self.outputs = [str(output) for output in outputs]
         self.evaluator = evaluator
         self._started = 0.0
+        self._earlier = 0.0
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer or an evaluator."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.COMPLETED, self.complete)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self, engine: Workflow) -> None:
         """Write the manifest of a run that has begun."""
         self._started = time.time()
+        self._earlier = self._earlier_seconds() if engine.state.iteration else 0.0
         self._write(engine, "running")
 
     def complete(self, engine: Workflow) -> None:
         """Write the manifest of a run that is complete."""
         self._write(engine, "complete")
 
+    def fail(self, engine: Workflow, error: BaseException) -> None:
+        """Write the manifest of a run that ends here, and let the error go on."""
+        self._write(engine, f"ended by {type(error).__name__}")
+        raise error
+
+    def _earlier_seconds(self) -> float:
+        """Seconds that the run took before it was interrupted."""
+        try:
+            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0.0  # no manifest, or not ours: nothing to add
+        return float(earlier["seconds"]) if earlier.get("config_hash") == settings_hash(self.settings) else 0.0
+
     def _write(self, engine: Workflow, status: str) -> None:
         report = {
             "status": status,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
-            "seconds": round(time.time() - self._started, 1),
+            "seconds": round(self._earlier + time.time() - self._started, 1),
             "device": device_name(self.device),
             "versions": package_versions(),
             "config_hash": settings_hash(self.settings),

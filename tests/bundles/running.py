@@ -37,7 +37,7 @@ def run(root: Path, *configs: str, **overrides: Any) -> None:
     settings = {
         **tiny(root),
         "logging_file": False,
-        "device": torch.device("cpu"),
+        "device": "cpu",
         "bundle_root": str(root),
         **overrides,
     }

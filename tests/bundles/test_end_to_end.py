@@ -128,7 +128,7 @@ def test_two_processes_train_together(name: str, tmp_path: Path) -> None:
     command = monai_command(
         root, "train", "multi_gpu_train", "smoke", dataset_dir=data, val_fraction=0.5, device="$local_device()"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", "-m"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     subprocess.run([*torchrun, *command], cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=900)
     for model in ("models/pretrained/ssl.pt", "models/model.pt", "models/model_final.pt"):
         assert (root / model).exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import input_error_message
+from common.errors import InputError, input_error_message
 from tests.bundles.discovery import NAMES
-from tests.bundles.running import assert_same_weights, copy_bundle, run
+from tests.bundles.running import assert_same_weights, copy_bundle, run, weights
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -46,16 +46,75 @@ def test_a_finished_run_is_not_run_again(
     assert {p: p.stat().st_mtime_ns for p in (root / "models").rglob("*.pt")} == before
 
 
-def test_pretrained_weights_of_another_configuration_are_refused(
-    name: str, trained: dict[str, Path], phantom_dir: Path
-) -> None:
+def refusal(root: Path, data: Path, **overrides: object) -> str:
+    """The one-line error of a training that must not run."""
     with pytest.raises(Exception, match=r".") as caught:
-        run(trained[name], "train", dataset_dir=str(phantom_dir), spacing=[5.0, 5.0, 5.0])
+        run(root, "train", dataset_dir=str(data), **overrides)
     message = input_error_message(caught.value)
     assert message is not None
+    return message
+
+
+def test_pretrained_weights_of_another_network_are_refused(
+    name: str, trained: dict[str, Path], phantom_dir: Path
+) -> None:
+    message = refusal(trained[name], phantom_dir, spacing=[5.0, 5.0, 5.0])
     assert "ssl.pt" in message
     assert "spacing" in message
     assert "--pretrain_again true" in message
+    assert "--pretrained_as_is" not in message
+
+
+def test_weights_pretrained_in_another_way_are_refused_or_used_as_they_are(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / name
+    shutil.copytree(trained[name], root)
+    message = refusal(root, phantom_dir, pretrain_steps=3, restart=True)
+    assert "steps: expected 3" in message or "steps: 3" in message
+    assert "--pretrained_as_is true" in message
+    before = (root / "models/pretrained/ssl.pt").read_bytes()
+    run(root, "train", dataset_dir=str(phantom_dir), pretrain_steps=3, pretrained_as_is=True, restart=True, epochs=1)
+    assert (root / "models/pretrained/ssl.pt").read_bytes() == before
+
+
+def test_other_cases_are_noticed(name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path) -> None:
+    """Weights pretrained on one folder do not slip into a training on another one."""
+    other = tmp_path / "other"
+    shutil.copytree(phantom_dir, other)
+    for file in [*other.glob("images*/*.nii.gz"), *other.glob("labels*/*.nii.gz")]:
+        file.rename(file.with_name(file.name.replace("phantom", "patient")))
+    (other / "dataset.json").write_text((other / "dataset.json").read_text().replace("phantom_", "patient_"))
+    assert "cases" in refusal(trained[name], other)
+
+
+def test_an_interrupted_write_of_the_model_is_repeated(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up while the pretrained weights are written costs their epoch, not the weights."""
+    root = copy_bundle(name, tmp_path)
+
+    def full(*_: object) -> None:
+        msg = "ssl.pt: cannot be written. Free space."
+        raise InputError(msg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("common.handlers.save_model.save_pretrained", full)
+        assert "cannot be written" in refusal(root, phantom_dir)
+    run(root, "train", dataset_dir=str(phantom_dir))
+    for model in ("models/pretrained/ssl.pt", "models/model.pt", "models/model_final.pt"):
+        assert_same_weights(root / model, trained[name] / model)
+
+
+def test_pretraining_again_fine_tunes_again(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / name
+    shutil.copytree(trained[name], root)
+    before = weights(root / "models/model_final.pt")
+    run(root, "train", dataset_dir=str(phantom_dir), pretrain_again=True, pretrain_steps=1)
+    after = weights(root / "models/model_final.pt")
+    assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
 @pytest.mark.parametrize(("stage", "step"), [("pretrain", 3), ("train", 1), ("train", 4)])

@@ -96,7 +96,7 @@ def test_run_report_says_what_ran(tmp_path: Path) -> None:
     assert content["last"]["loss"] >= 0
 
 
-def test_run_report_of_a_broken_run_says_running(tmp_path: Path) -> None:
+def test_run_report_of_a_broken_run_says_so(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     trainer = tiny_trainer([RunReport(path=str(path), settings={}, device="cpu")])
 
@@ -106,4 +106,4 @@ def test_run_report_of_a_broken_run_says_running(tmp_path: Path) -> None:
     trainer.add_event_handler("ITERATION_COMPLETED", fail)
     with pytest.raises(KeyError):
         trainer.run()
-    assert json.loads(path.read_text())["status"] == "running"
+    assert json.loads(path.read_text())["status"] == "ended by KeyError"
