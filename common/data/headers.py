@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zlib.error, ImageFil
 
 # |det(affine)| over the product of its columns' lengths: 1 for right angles, 0 when two axes coincide
 _SINGULAR = 1e-3
+# Largest distance, in voxels of the file, between a voxel's place and the place it has on perpendicular axes. A network
+# works on such axes, and its masks come back to the file's grid along them (common/transforms/restore.py).
+MAX_DRIFT = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def check_header(path: str | os.PathLike) -> Header:
 
     Raises:
         InputError: missing, unreadable, not 3D (a trailing fourth axis of length 1 is fine), empty, spacing that is
-            not positive, affine that is singular or not finite; for DICOM also several series, missing slices and
-            gantry tilt.
+            not positive, affine that is singular, not finite or sheared; for DICOM also several series, missing
+            slices and gantry tilt.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -70,7 +74,34 @@ def check_header(path: str | os.PathLike) -> Header:
         raise InputError(msg)
     _check_shape(path, shape)
     _check_affine(path, affine)
+    check_shear(affine, shape, os.fspath(path))
     return Header(shape[:3], tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)), affine)
+
+
+def check_shear(affine: np.ndarray, shape: Sequence[int], name: str) -> None:
+    """Refuse a volume whose axes are not perpendicular before a network has worked on it.
+
+    Reorienting and resampling keep the direction of the first patient axis and make the others perpendicular to it, so
+    the triangular factor of the affine says how far a voxel is from there, whatever the spacing of the network.
+
+    Args:
+        affine: voxels to mm, (4, 4), not singular.
+        shape: voxels (H, W, D).
+        name: what to call the volume in the message.
+
+    Raises:
+        InputError: when voxels at the border are off by more than ``MAX_DRIFT`` voxels.
+    """
+    order = nib.orientations.io_orientation(affine)[:, 0].argsort()  # voxel axes, as they run along R, A and S
+    factor = np.abs(np.linalg.qr(np.asarray(affine, dtype=np.float64)[:3, :3][:, order], mode="r"))
+    middle = (np.asarray(shape[:3], dtype=np.float64)[order] - 1) / 2
+    drift = float((np.triu(factor, 1) @ middle / np.diag(factor)).max())
+    if drift > MAX_DRIFT:
+        msg = (
+            f"{name}: sheared: its axes are not perpendicular, as after gantry tilt (they part by {drift:.2f} voxels "
+            f"towards the border, {MAX_DRIFT} are allowed). Resample the volume to perpendicular axes first."
+        )
+        raise InputError(msg)
 
 
 def _nifti_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

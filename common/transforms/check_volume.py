@@ -12,22 +12,25 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from common.data.contents import check_label_values, check_same_grid, check_volume
+from common.data.headers import check_shear
 
 
 class CheckVolumed(MapTransform):
-    """Refuse volumes (1, H, W, D) with NaN or infinite values, one value only, or values that are not HU.
+    """Refuse volumes (1, H, W, D) with NaN or infinite values, one value only, values that are not HU, or shear.
 
     Args:
         keys: images.
         allow_missing_keys: whether entries may be missing.
 
     Raises:
-        InputError: naming the file; see :func:`common.data.contents.check_volume`.
+        InputError: naming the file; see :func:`common.data.contents.check_volume` and
+            :func:`common.data.headers.check_shear`.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
+            check_shear(_affine(d[key]), d[key].shape[1:], file_name(d[key], key))
             check_volume((_voxels(d[key]), _affine(d[key]), file_name(d[key], key)))
         return d
 

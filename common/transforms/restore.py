@@ -17,10 +17,9 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform
 from monai.utils import TransformBackends, ensure_tuple_rep
 
+from common.data.headers import MAX_DRIFT
 from common.errors import InputError
 
-# Largest distance, in voxels of the mask, between a voxel's place and the place its axis tables give it.
-_MAX_DRIFT = 0.25
 # Places this close to the middle between two voxels count as the middle: affines are rounded to float32 in files.
 _TIE = 1e-3
 
@@ -54,8 +53,9 @@ def axis_tables(
     tables = []
     for axis, mask_axis in enumerate(mask_axes.tolist()):
         others = np.arange(n) != axis
-        drift = float((np.abs(linear[mask_axis]) * middle)[others].sum())
-        if drift > _MAX_DRIFT:
+        # in voxels of the grid to fill, as check_shear measures it, so that a volume it accepts comes back
+        drift = float((np.abs(linear[mask_axis]) * middle)[others].sum() / abs(linear[mask_axis, axis]))
+        if drift > MAX_DRIFT + _TIE:
             raise InputError(_not_aligned(f"their axes part by {drift:.2f} voxels towards the corners"))
         start = offset[mask_axis] + (linear[mask_axis] * middle)[others].sum()
         place = start + linear[mask_axis, axis] * np.arange(shape[axis])

@@ -83,6 +83,7 @@ def _affine(affine: np.ndarray) -> Callable[[Path], object]:
 
 SINGULAR = np.array([[2.0, 2.0, 0, 0], [0, 0, 0, 0], [0, 0, 3.0, 0], [0, 0, 0, 1]])
 SHIFTED = AFFINE + 5 * np.eye(4, k=3)  # 5 mm along the first axis
+SHEARED = AFFINE + 0.3 * np.eye(4, k=1)  # 0.3 mm along the first axis per row
 NAN_AFFINE = np.where(np.eye(4) > 0, np.nan, 0)
 
 BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -122,6 +123,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "spacing negative": (_header_field("pixdim", 3, -3.0), r"spacing 2, 2, -3 mm .* write the right pixdim"),
     "spacing NaN": (_header_field("pixdim", 1, np.nan), r"spacing nan, 2, 3 mm .* write the right pixdim"),
     "singular affine": (_affine(SINGULAR), r"singular affine .* write the right sform and qform"),
+    "sheared": (_affine(SHEARED), r"not perpendicular, as after gantry tilt .* Resample the volume to perpendicular"),
     "NaN affine": (_affine(NAN_AFFINE), r"affine has NaN .* write the right sform and qform"),
 }
 

@@ -36,6 +36,14 @@ def test_names_the_key_of_a_plain_tensor() -> None:
         CheckVolumed(keys="image")({"image": torch.zeros(1, 4, 4, 4)})
 
 
+def test_shear_is_refused_before_a_network_works() -> None:
+    sheared = AFFINE.copy()
+    sheared[1, 2] = 0.3  # gantry tilt
+
+    with pytest.raises(InputError, match=r"^a\.nii\.gz: sheared: .* gantry tilt .* Resample the volume"):
+        CheckVolumed(keys="image")({"image": _loaded(ct_array(), "a.nii.gz", sheared)})
+
+
 def test_label_on_another_grid() -> None:
     check = CheckLabeld()
     image = _loaded(ct_array(), "a.nii.gz")

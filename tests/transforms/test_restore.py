@@ -14,6 +14,7 @@ from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, Spatial
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from common.data.headers import check_header
 from common.errors import InputError
 from common.transforms.restore import RestoreGridd, axis_tables, restore_grid
 from common.transforms.spacing import SafeSpacingd
@@ -189,6 +190,28 @@ def test_sheared_grid_is_refused(tmp_path: Path) -> None:
     data = segment(preprocessing((1.5, 1.5, 1.5))({"image": path}))
     with pytest.raises(InputError, match=r"tilted\.nii\.gz: .*gantry tilt.*Resample"):
         RestoreGridd()(data)
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 0.5), (3.0, 3.0, 3.0)])
+@pytest.mark.parametrize("columns", [(0, 1, 2), (2, 0, 1)])
+def test_what_the_header_check_accepts_comes_back(
+    tmp_path: Path, spacing: tuple[float, float, float], columns: tuple[int, ...]
+) -> None:
+    """Both measure shear in voxels of the file: 0.05 mm per row over 4.5 rows is 0.225 of a voxel of 1 mm."""
+    for shear, accepted in ((0.05, True), (0.06, False)):
+        affine = np.eye(4)
+        affine[0, 1] = shear
+        affine = affine[:, [*columns, 3]]
+        path = write(tmp_path / "a.nii.gz", labels((10, 10, 10)), affine)
+        data = segment(preprocessing(spacing)({"image": path}))
+        if accepted:
+            check_header(path)
+            assert RestoreGridd()(data)["pred"].shape == (1, 10, 10, 10)
+        else:
+            with pytest.raises(InputError, match=r"a\.nii\.gz: sheared"):
+                check_header(path)
+            with pytest.raises(InputError, match="do not line up"):
+                RestoreGridd()(data)
 
 
 def test_oblique_slices_of_one_grid_are_refused() -> None:
