@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import InputError
@@ -52,21 +52,30 @@ def phantoms(
     return f"{n_unlabelled + n_labelled + n_test} phantoms in {folder}"
 
 
-def check(dataset_dir: str, spacing: Sequence[float] = (1.5, 1.5, 1.5)) -> str:
-    """Read every file of a folder of CT: what it holds, what caching it takes, and every file that would fail.
+def check(
+    dataset_dir: str, spacing: Sequence[float] = (1.5, 1.5, 1.5), structures: Mapping[str, int] | None = None
+) -> str:
+    """Read every file of a folder of CT: what it holds, what caching it takes, and everything that training refuses.
 
     Args:
         dataset_dir: the folder a training would be given.
         spacing: mm, of the training; decides the memory of the cache.
+        structures: names and ids, of the training, such as "{'heart': 3}". Default: the bundles' chest structures.
     """
     from common.data.checks import inspect_folder
-    from common.data.structures import ALL_STRUCTURES
+    from common.data.structures import CHEST_STRUCTURES
 
-    report = inspect_folder(dataset_dir, structures=ALL_STRUCTURES, spacing=tuple(float(s) for s in spacing))
+    chosen = CHEST_STRUCTURES if structures is None else structures
+    if not isinstance(chosen, Mapping) or not chosen or any(type(i) is not int for i in chosen.values()):
+        msg = f"structures: {structures!r} is not a map of names to ids. Write it like \"{{'heart': 3}}\"."
+        raise InputError(msg)
+    report = inspect_folder(dataset_dir, structures=chosen, spacing=tuple(float(s) for s in spacing))
     text = "\n".join(report.lines())
     if report.failures:
         msg = f"{text}\n{dataset_dir}: {len(report.failures)} files would fail, listed above. Mend or remove them."
         raise InputError(msg)
+    if report.notes:
+        raise InputError(f"{text}\n{dataset_dir}: training would refuse these structures, as said above.")
     return text
 
 
