@@ -124,6 +124,18 @@ def case_id(path: str | os.PathLike) -> str:
     return name
 
 
+def image_case_id(path: str | os.PathLike) -> str:
+    """Id of the case that an image belongs to, as :func:`find_cases` gives it.
+
+    That is its :func:`case_id`, without nnU-Net's ``_0000`` where every volume of its folder carries it.
+    """
+    name = case_id(path)
+    if not name.endswith(_CHANNEL_SUFFIX) or name == _CHANNEL_SUFFIX:
+        return name
+    strip = all(case_id(p).endswith(_CHANNEL_SUFFIX) for p in volumes_in(Path(path).parent))
+    return name.removesuffix(_CHANNEL_SUFFIX) if strip else name
+
+
 def _existing_folder(dataset_dir: str | os.PathLike) -> Path:
     if not dataset_dir:
         raise InputError("dataset_dir: empty. Give the folder that holds the CT volumes.")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from common.data.cases import Case, case_id, find_cases, label_names
+from common.data.cases import Case, find_cases, image_case_id, label_names
 from common.data.dicom import is_dicom_folder
 from common.data.split import split_cases
 from common.errors import InputError
@@ -117,7 +117,7 @@ def inference_items(volumes: str | os.PathLike) -> list[Item]:
             f"{volumes}: no such file or folder. Give a NIfTI file, a DICOM folder or a folder of volumes."
         )
     if path.is_file() or is_dicom_folder(path):
-        items = [{"image": os.fspath(path), "case": case_id(path)}]
+        items = [{"image": os.fspath(path), "case": image_case_id(path)}]
     else:
         items = [_image_item(case) for case in find_cases(path)]
     logger.info("inference: %d volumes of %s", len(items), path)

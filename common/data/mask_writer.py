@@ -23,7 +23,7 @@ from monai.config import DtypeLike, NdarrayOrTensor, PathLike
 from monai.data import FolderLayoutBase, NibabelWriter
 from monai.data.utils import to_affine_nd
 
-from common.data.cases import case_id
+from common.data.cases import image_case_id
 from common.errors import InputError
 from common.files import written_beside
 
@@ -39,8 +39,9 @@ _GEOMETRY = (
 class CaseLayout(FolderLayoutBase):
     """One flat folder: ``<output_dir>/<case>_<postfix>.nii.gz``.
 
-    The case is the input's file name without ``.nii`` or ``.nii.gz``, or the name of a DICOM series' folder, dots
-    included: MONAI's own layout shortens ``1.2.840.17`` and ``1.2.840.18`` both to ``1``.
+    The case is the input's file name without ``.nii`` or ``.nii.gz`` and without nnU-Net's ``_0000`` (see
+    :func:`common.data.cases.image_case_id`), or the name of a DICOM series' folder, dots included: MONAI's own layout
+    shortens ``1.2.840.17`` and ``1.2.840.18`` both to ``1``.
     """
 
     def __init__(self, output_dir: PathLike, postfix: str = "seg", extension: str = ".nii.gz") -> None:
@@ -51,7 +52,7 @@ class CaseLayout(FolderLayoutBase):
     def filename(self, subject: PathLike = "case", idx: int | None = None, **_: Any) -> str:
         """Path of the output for the input file ``subject``."""
         number = "" if idx is None else f"_{idx}"
-        return str(self.output_dir / f"{case_id(subject)}_{self.postfix}{number}{self.extension}")
+        return str(self.output_dir / f"{image_case_id(subject)}_{self.postfix}{number}{self.extension}")
 
 
 class MaskWriter(NibabelWriter):

@@ -13,8 +13,12 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImaged, SaveImage, SaveImaged
 
+from common.data.cases import find_cases
+from common.data.datalist import inference_items
 from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.errors import InputError, input_error_message
+from common.evaluation import evaluate_masks
+from tests.volumes import label_array, write_case
 
 AFFINE = np.array([[-0.7, 0.1, 0.2, 11], [0.12, 0.71, -0.3, 7], [0.05, 0.2, 2.4, -90], [0, 0, 0, 1]])
 
@@ -181,3 +185,27 @@ def test_probabilities_on_the_networks_grid(tmp_path: Path) -> None:
 def test_file_names(tmp_path: Path, path: str, name: str) -> None:
     assert CaseLayout(tmp_path, "seg").filename(subject=path) == str(tmp_path / f"{name}_seg.nii.gz")
     assert CaseLayout(tmp_path, "seg").filename(subject=path, idx=3) == str(tmp_path / f"{name}_seg_3.nii.gz")
+
+
+def test_file_names_are_those_of_the_cases(tmp_path: Path) -> None:
+    """nnU-Net's ``_0000`` goes where every volume of the folder has it, as in :func:`find_cases`."""
+    layout = CaseLayout(tmp_path / "out", "seg")
+    for folder, names in (("nnunet", ["x_0000", "y_0000"]), ("numbered", ["scan_0000", "scan_0001"])):
+        for name in names:
+            write_case(tmp_path / folder, f"{name}.nii.gz")
+        for case in find_cases(tmp_path / folder):
+            assert Path(layout.filename(subject=case.image)).name == f"{case.id}_seg.nii.gz"
+            assert inference_items(case.image)[0]["case"] == case.id
+    assert Path(layout.filename(subject=tmp_path / "nnunet/x_0000.nii.gz")).name == "x_seg.nii.gz"
+    assert Path(layout.filename(subject=tmp_path / "numbered/scan_0000.nii.gz")).name == "scan_0000_seg.nii.gz"
+
+
+def test_a_mask_of_an_nnunet_image_is_found_for_its_label(tmp_path: Path) -> None:
+    write_case(tmp_path, "imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", ids=(1, 2))
+    path = tmp_path / "imagesTr/x_0000.nii.gz"
+    saver(tmp_path / "masks")(with_mask(loaded(path), label_array(ids=(1, 2))))
+    report = evaluate_masks(
+        tmp_path / "masks", tmp_path / "labelsTr", structures={"a": 1, "b": 2}, output_dir=tmp_path / "out"
+    )
+    assert list(report["cases"]) == ["x"]
+    assert report["structures"]["a"]["dsc"]["mean"] == 1
