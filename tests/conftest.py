@@ -30,7 +30,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two unlabelled, three labelled and one test phantom of 56 voxels at 6 mm."""
+    """Two unlabelled, four labelled and one test phantom of 56 voxels at 6 mm."""
     folder = tmp_path_factory.mktemp("data") / "ct"
-    write_phantoms(folder, n_unlabelled=2, n_labelled=3, n_test=1, shape=(56, 48, 48), spacing=(6.0, 6.0, 6.0))
+    write_phantoms(folder, n_unlabelled=2, n_labelled=4, n_test=1, shape=(56, 48, 48), spacing=(6.0, 6.0, 6.0))
     return folder

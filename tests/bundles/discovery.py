@@ -16,6 +16,7 @@ OVERLAYS = {
     "multi_gpu_pretrain": ("pretrain",),
     "smoke": BASE_CONFIGS,
     "paper_2d": BASE_CONFIGS,
+    "smoke_2d": BASE_CONFIGS,
 }
 
 

@@ -6,24 +6,25 @@ import json
 import shutil
 from pathlib import Path
 
+import monai.bundle
 import pytest
 import torch
 
 from common.errors import InputError, input_error_message
 from tests.bundles.discovery import NAMES
-from tests.bundles.running import assert_same_weights, copy_bundle, run, weights
+from tests.bundles.running import assert_same_weights, copy_bundle, file, run, tiny, weights
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
 def test_one_command_leaves_both_models_and_the_evidence(name: str, trained: dict[str, Path]) -> None:
     root = trained[name]
-    for file in ("models/model.pt", "models/model_final.pt", "models/pretrained/ssl.pt"):
-        content = torch.load(root / file, weights_only=True)
+    for model in ("models/model.pt", "models/model_final.pt", "models/pretrained/ssl.pt"):
+        content = torch.load(root / model, weights_only=True)
         assert content["card"]["method"] == name
         assert content["model"]
-    for file in ("runs/pretrain/reconstruction.png", "runs/pretrain/run.json", "runs/train/run.json"):
-        assert (root / file).stat().st_size > 0
+    for evidence in ("runs/pretrain/reconstruction.png", "runs/pretrain/run.json", "runs/train/run.json"):
+        assert (root / evidence).stat().st_size > 0
     assert list((root / "runs/pretrain").glob("events.out.tfevents.*"))
     report = json.loads((root / "runs/train/run.json").read_text())
     assert report["status"] == "complete"
@@ -82,8 +83,8 @@ def test_other_cases_are_noticed(name: str, trained: dict[str, Path], phantom_di
     """Weights pretrained on one folder do not slip into a training on another one."""
     other = tmp_path / "other"
     shutil.copytree(phantom_dir, other)
-    for file in [*other.glob("images*/*.nii.gz"), *other.glob("labels*/*.nii.gz")]:
-        file.rename(file.with_name(file.name.replace("phantom", "patient")))
+    for volume in [*other.glob("images*/*.nii.gz"), *other.glob("labels*/*.nii.gz")]:
+        volume.rename(volume.with_name(volume.name.replace("phantom", "patient")))
     (other / "dataset.json").write_text((other / "dataset.json").read_text().replace("phantom_", "patient_"))
     assert "cases" in refusal(trained[name], other)
 
@@ -170,10 +171,14 @@ def test_images_alone_can_be_pretrained_on(name: str, phantom_dir: Path, tmp_pat
 
 def test_the_papers_2d_setting_runs_from_training_to_masks(name: str, phantom_dir: Path, tmp_path: Path) -> None:
     root = copy_bundle(name, tmp_path)
-    small = {"roi_size": [32, 32, 1], "spacing": [6.0, 6.0, -1.0], "spatial_dims": 2, "norm": "batch"}
-    known = json.loads((root / "configs/train.json").read_text())
-    small = {knob: value for knob, value in small.items() if knob in known}
-    run(root, "train", "paper_2d", dataset_dir=str(phantom_dir), epochs=1, **small)
+    small = {"roi_size": [32, 32, 1], "spacing": [6.0, 6.0, -1.0]}
+    kept = {k: v for k, v in tiny(root).items() if k in ("backbone", "decoder_channels", "features")}
+    small = {**small, **kept}
+    steps = {"pretrain_epochs": 1, "pretrain_steps": 2, "epochs": 1, "steps": 2, "val_fraction": 0.5}
+    options = {"bundle_root": str(root), "logging_file": False, "device": "cpu", **small}
+    configs = [str(file(root, c)) for c in ("train", "paper_2d", "smoke_2d")]
+    monai.bundle.run(config_file=configs, dataset_dir=str(phantom_dir), **options, **steps)
     out = tmp_path / "masks"
-    run(root, "inference", "paper_2d", dataset_dir=str(phantom_dir / "imagesTs"), output_dir=str(out), **small)
+    configs[0] = str(file(root, "inference"))
+    monai.bundle.run(config_file=configs, dataset_dir=str(phantom_dir / "imagesTs"), output_dir=str(out), **options)
     assert len(list(out.glob("*_seg.nii.gz"))) == 1
