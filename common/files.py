@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+
+_STALE_SECONDS = 60
 
 
 @contextlib.contextmanager
@@ -18,7 +22,8 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path in the folder of ``path`` that takes its name when the block ends well.
 
     The temporary name keeps all suffixes (``.nii.gz``), by which many writers choose their format. When the block
-    fails, the temporary file is removed and an earlier file of that name stays as it was.
+    fails, the temporary file is removed and an earlier file of that name stays as it was. What a killed process has
+    left of the same file is removed too.
 
     Raises:
         InputError: when the disk is full or the folder cannot be written.
@@ -27,6 +32,7 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale_parts(path)
         yield part
         with open(part, "rb") as file:
             os.fsync(file.fileno())
@@ -39,6 +45,34 @@ def written_beside(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the folder itself may be what is wrong; that error is on its way
             part.unlink(missing_ok=True)
+
+
+def _remove_stale_parts(path: Path) -> None:
+    """Remove temporary files of ``path`` whose process is gone.
+
+    The process may be one of another host that writes to the same folder, which cannot be asked; so a part stays while
+    a process of that number runs here, and for a minute after it last grew.
+    """
+    pattern = re.compile(rf"\.part-(\d{{1,9}})-{re.escape(path.name)}")
+    for other in path.parent.iterdir():
+        match = pattern.fullmatch(other.name)
+        if match is None or _is_running(int(match[1])):
+            continue
+        with contextlib.suppress(OSError):  # gone already, or another user's: neither keeps `path` from being written
+            if time.time() - other.stat().st_mtime > _STALE_SECONDS:
+                other.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there, os.kill ends the process that it is to ask about
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,30 @@ def test_failure_leaves_the_earlier_file(tmp_path: Path) -> None:
         write_half()
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()  # its number is nobody's now
+    path = tmp_path / "model.pt"
+    names = {
+        "stale": f".part-{process.pid}-model.pt",
+        "just written": f".part-{process.pid}-model.pt.gz",
+        "of a running process": f".part-{os.getppid()}-model.pt",
+        "of another file": f".part-{process.pid}-other-model.pt",
+        "no part": ".part-x-model.pt",
+    }
+    for name in names.values():
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - 3600,) * 2)
+    os.utime(tmp_path / names["just written"])
+
+    for target in (path, tmp_path / "model.pt.gz"):
+        with written_beside(target) as part:
+            part.write_text("whole")
+
+    left = {what for what, name in names.items() if (tmp_path / name).exists()}
+    assert left == set(names) - {"stale"}
 
 
 def test_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
