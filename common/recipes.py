@@ -37,6 +37,7 @@ from common.transforms.argmax import ArgmaxChannelsd
 from common.transforms.check_volume import CheckVolumed
 from common.transforms.load import LoadVolumed
 from common.transforms.restore import RestoreGridd
+from common.transforms.round_hu import RoundHUd
 from common.transforms.spacing import SafeSpacingd
 from common.transforms.structures import ChannelsToIdsd, StructuresToChannelsd
 
@@ -92,7 +93,8 @@ def cached_volume(
             SpatialPadd(keys=k, spatial_size=_before_turning(roi_size), value=v)
             for k, v in zip(keys, fill, strict=True)
         ),
-        CastToTyped(keys=keys, dtype=["int16", "uint8"][: len(keys)]),
+        RoundHUd(keys="image"),
+        *(CastToTyped(keys=key, dtype="uint8") for key in keys[1:]),
         EnsureTyped(keys=keys, track_meta=False),
     ]
     if structures is not None:
