@@ -150,7 +150,9 @@ def reconstruction_figure(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figu
     """A row per view and plane, a column per image, of what a masked autoencoder sees and makes of it.
 
     Three channels are shown as red, green and blue, otherwise the first one in grey. Columns whose name contains
-    ``error`` show the mean over channels in false colours, full scale at half of the input's range.
+    ``error`` show the mean over channels in false colours, full scale at half of the input's range; those whose name
+    contains ``map`` a quantity of another kind (such as a difficulty), each from its lowest to its highest value, empty
+    where it is NaN.
 
     Args:
         rows: title and named images ``(C, H, W)`` or ``(C, H, W, D)``, RAS; the first image is the input and sets the
@@ -173,6 +175,8 @@ def reconstruction_figure(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figu
             if "error" in name:
                 shown = shown.mean(-1)
                 colours = cell.imshow(shown, cmap="magma", vmin=0, vmax=max(high - low, 1e-6) / 2)
+            elif "map" in name:
+                cell.imshow(shown[..., 0], cmap="viridis", interpolation="nearest")
             else:
                 shown = np.clip((shown - low) / max(high - low, 1e-6), 0, 1)
                 shown = shown if shown.shape[-1] == 3 else shown[..., 0]

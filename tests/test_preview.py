@@ -198,3 +198,11 @@ def test_reconstruction_of_other_ranges_is_scaled_by_the_input() -> None:
     shown = figure.axes[0].images[0].get_array()
     assert (shown.min(), shown.max()) == (0, 1)
     assert figure.axes[1].images[0].get_clim() == (0, 4)
+
+
+def test_a_map_has_its_own_scale_and_gaps() -> None:
+    difficulty = torch.tensor([[5.0, 9.0], [float("nan"), 7.0]]).reshape(1, 2, 2)
+    figure = reconstruction_figure([("view", {"input": torch.rand(1, 2, 2), "difficulty map": difficulty})])
+    shown = figure.axes[1].images[0]
+    assert shown.get_clim() == (5, 9)
+    assert shown.get_array().mask.sum() == 1

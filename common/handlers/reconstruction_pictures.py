@@ -17,7 +17,8 @@ class ReconstructionPictures:
     """Input, masked input, reconstruction and error of the epoch's last batch, as PNG and in TensorBoard.
 
     Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
-    (V, B, 1, *S) and ``fill``, and the masks in ``regions``; the first sample of the batch is drawn, one row per view.
+    (V, B, 1, *S) and ``fill``, the masks in ``regions`` and the quantities in ``maps``; the first sample of the batch
+    is drawn, one row per view.
 
     Args:
         output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
@@ -68,6 +69,8 @@ def picture_rows(
         }
         for name, region in outputs.get("regions", {}).items():
             images[name] = tinted(image, region[v, 0].cpu())
+        for name, quantity in outputs.get("maps", {}).items():
+            images[f"{name} map"] = quantity[v, 0].detach().float().cpu()
         rows.append((title, images))
     return rows
 

@@ -8,9 +8,11 @@ views that the method makes of an image:
 - ``mask`` (V, B, 1, *S): ``True`` where the view hid the image; ``fill``: the value put there;
 - ``embeddings`` (V, B, E), where the method has them, or (V, B, L, E) from L levels of the encoder;
 - ``regions``: named masks (V, B, 1, *S) that pictures show, where the method has them;
+- ``maps``: named quantities (V, B, 1, *S) that pictures show, such as a patch's difficulty; NaN where there is none;
 - ``stats``: named 0-d tensors to log, such as the share of masked voxels.
 
 Its loss takes that dictionary, returns a scalar and adds ``losses``, the named parts. The attribute ``network`` is the
 plain network that is saved and transferred; ``seed_masks(seed)`` restarts the masks' random stream, and
-``set_progress(p)``, p in [0, 1], sets what changes in the course of the training, where something does.
+``set_progress(p)``, p in [0, 1], sets what changes in the course of the training, where something does;
+``update_teacher()``, where there is a teacher, is called after every step of the optimizer.
 """

@@ -42,3 +42,12 @@ def test_regions_are_tinted() -> None:
         assert (red[lesion] > blue[lesion]).all()
         assert torch.equal(red[~lesion], grey[~lesion])
         assert torch.equal(other["lesion"][0][lesion], grey[lesion])
+
+
+def test_maps_are_columns_of_their_own() -> None:
+    made = outputs()
+    difficulty = torch.rand(made["mask"].shape)
+    made["maps"] = {"difficulty": difficulty}
+    (_, images), (_, other) = picture_rows(made)
+    assert torch.equal(images["difficulty map"], difficulty[0, 0])
+    assert torch.equal(other["difficulty map"], difficulty[1, 0])
