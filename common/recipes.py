@@ -1,7 +1,7 @@
 """The few compositions that pretraining, fine-tuning and inference must share.
 
-A volume takes the same way to the network whoever asks: load, check, orient to RAS, resample, and turn HU into network
-channels. Training crops between the last two.
+A volume takes the same way to the network whoever asks: load, check, orient to RAS, resample, cut to the box around the
+body, and turn HU into network channels. Training crops between the last two.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ from common.transforms.structures import ChannelsToIdsd, StructuresToChannelsd
 
 AIR_HU = -1024.0
 BODY_HU = -500.0
+BODY_MARGIN = 4  # voxels of the network's grid
 
 
 def preprocessing(
     *, spacing: Sequence[float], channels: MapTransform | None = None, structures: Mapping[str, int] | None = None
 ) -> Compose:
-    """From a file to a volume on the network's grid: what every stage does first.
+    """From a file to the body on the network's grid: what every stage does first.
+
+    Training crops come from the box around the body, so inference looks there too: a network that has never seen the
+    far air, or the table, may find anything in it. On the way back what was cut away is background.
 
     Args:
         spacing: mm; an entry of 0 or less keeps the scan's own spacing on that axis.
@@ -63,6 +67,15 @@ def preprocessing(
     steps += [
         Orientationd(keys=keys, axcodes="RAS", labels=None),
         SafeSpacingd(keys=keys, pixdim=spacing, mode=linear_then_nearest, padding_mode="border", dtype="float32"),
+        CropForegroundd(
+            keys=keys,
+            source_key="image",
+            select_fn=in_body,
+            margin=BODY_MARGIN,
+            allow_smaller=True,
+            start_coord_key=None,
+            end_coord_key=None,
+        ),
     ]
     if channels is not None:
         steps.append(channels)
@@ -76,7 +89,7 @@ def cached_volume(
     structures: Mapping[str, int] | None = None,
     samples_per_class: int = 3000,
 ) -> Compose:
-    """The part of training that is the same every time, and is cached: the volume on its grid, cropped to the body.
+    """The part of training that is the same every time, and is cached: the body on its grid.
 
     Volumes are kept as int16 HU (and uint8 labels), without metadata: 2 (3) bytes per voxel.
 
@@ -88,7 +101,6 @@ def cached_volume(
     fill = [AIR_HU, 0.0][: len(keys)]
     steps: list[Transform] = [
         *preprocessing(spacing=spacing, structures=structures).transforms,
-        CropForegroundd(keys=keys, source_key="image", select_fn=in_body, margin=4, allow_smaller=True),
         *(
             SpatialPadd(keys=k, spatial_size=_before_turning(roi_size), value=v)
             for k, v in zip(keys, fill, strict=True)
@@ -122,8 +134,9 @@ def _before_turning(roi_size: Sequence[int]) -> tuple[int, ...]:
 
 
 def in_body(hu: torch.Tensor) -> torch.Tensor:
-    """Voxels that are not air: the box around them is where training crops are taken."""
-    return hu > BODY_HU
+    """Voxels that are not air; all of them where there is nothing else, so that no volume is cut to nothing."""
+    body = hu > BODY_HU
+    return body if body.any() else torch.ones_like(body)
 
 
 def random_crops(

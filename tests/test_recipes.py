@@ -8,13 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.transforms import MapTransform
 from torch.utils.data import default_collate
 
 from common.data.datalist import training_items
 from common.data.structures import CHEST_STRUCTURES
-from common.recipes import AIR_HU, cached_volume, chain, preprocessing, random_crops
+from common.recipes import AIR_HU, cached_volume, chain, in_body, preprocessing, random_crops, to_input_grid
 from common.transforms.chest_channels import ChestChannelsd
 
 SPACING = (6.0, 6.0, 6.0)
@@ -36,6 +36,40 @@ def test_volume_arrives_as_ras_on_the_wanted_grid(items: list[dict]) -> None:
     assert float(image.min()) >= 0
     assert float(image.max()) <= 1
     np.testing.assert_allclose(np.diag(image.affine)[:3], (5, 6, 7))
+
+
+def in_wide_air(tmp_path: Path) -> str:
+    """A body of 10 x 10 x 16 voxels in the middle of 40 x 40 x 16."""
+    hu = np.full((40, 40, 16), -1000, dtype=np.int16)
+    hu[15:25, 12:22] = 40
+    nib.save(nib.Nifti1Image(hu, np.diag([6.0, 6.0, 6.0, 1.0])), tmp_path / "wide.nii.gz")
+    return str(tmp_path / "wide.nii.gz")
+
+
+def test_training_and_inference_see_the_box_around_the_body_only(tmp_path: Path) -> None:
+    """Far air that no training crop holds is not shown to the trained network either."""
+    path = in_wide_air(tmp_path)
+    seen = preprocessing(spacing=SPACING)({"image": path})["image"]
+    assert seen.shape == (1, 18, 18, 16)  # four voxels more on every side where there are any
+    trained_on = cached_volume(spacing=SPACING, roi_size=(8, 8, 8))({"image": path})["image"]
+    assert trained_on.shape == seen.shape
+
+
+def test_what_was_cut_away_comes_back_as_background(tmp_path: Path) -> None:
+    path = in_wide_air(tmp_path)
+    data = preprocessing(spacing=SPACING)({"image": path})
+    scores = torch.zeros(2, *data["image"].shape[1:])
+    scores[1] = 1  # everything the network sees is heart
+    data["pred"] = MetaTensor(scores, meta=data["image"].meta)
+    mask = to_input_grid(structures={"heart": 3})(data)["pred"][0].numpy()
+    expected = np.zeros((40, 40, 16), np.uint8)
+    expected[11:29, 8:26] = 3
+    assert np.array_equal(mask, expected)
+
+
+def test_a_volume_without_a_body_stays_whole() -> None:
+    """Volume checks refuse such files; what reaches this one is an image that another program hands over."""
+    assert in_body(torch.full((1, 4, 4, 4), -800.0)).all()
 
 
 def test_cached_volumes_are_small_integers_without_metadata(items: list[dict]) -> None:
