@@ -36,6 +36,7 @@ from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.transforms.argmax import ArgmaxChannelsd
 from common.transforms.check_volume import CheckVolumed
 from common.transforms.load import LoadVolumed
+from common.transforms.outside_body import MarkOutsideBodyd
 from common.transforms.restore import RestoreGridd
 from common.transforms.round_hu import RoundHUd
 from common.transforms.spacing import SafeSpacingd
@@ -118,6 +119,7 @@ def cached_volume(
                 max_samples_per_class=samples_per_class,
             )
         )
+        steps.append(MarkOutsideBodyd(keys="label", level=BODY_HU))
     kept = ["image", "label", "annotated", "label_voxels", "case"]
     steps.append(SelectItemsd(keys=kept, allow_missing_keys=True))
     return Compose(steps)

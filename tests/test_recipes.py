@@ -14,7 +14,8 @@ from torch.utils.data import default_collate
 
 from common.data.datalist import training_items
 from common.data.structures import CHEST_STRUCTURES
-from common.recipes import AIR_HU, cached_volume, chain, in_body, preprocessing, random_crops, to_input_grid
+from common.masking.enclosed import CERTAIN_BACKGROUND
+from common.recipes import AIR_HU, BODY_HU, cached_volume, chain, in_body, preprocessing, random_crops, to_input_grid
 from common.transforms.chest_channels import ChestChannelsd
 
 SPACING = (6.0, 6.0, 6.0)
@@ -78,7 +79,10 @@ def test_cached_volumes_are_small_integers_without_metadata(items: list[dict]) -
     assert data["label"].dtype is torch.uint8
     assert type(data["image"]) is torch.Tensor
     assert data["annotated"].all()
-    assert int(data["label"].max()) == len(CHEST_STRUCTURES)  # tumor, id 24, is channel 13
+    known = data["label"] != CERTAIN_BACKGROUND
+    assert int(data["label"][known].max()) == len(CHEST_STRUCTURES)  # tumor, id 24, is channel 13
+    assert (data["image"][~known] <= BODY_HU).all()
+    assert 0 < (~known).float().mean() < 0.5
 
 
 def test_volumes_smaller_than_a_crop_are_padded_with_air(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from common.masking.enclosed import CERTAIN_BACKGROUND
+
 # MONAI's DiceLoss smooths numerator and denominator by as much
 _SMOOTH = 1e-5
 
@@ -15,23 +17,27 @@ _SMOOTH = 1e-5
 class _PartialDiceCE(torch.autograd.Function):
     """The loss with its gradient written out, found on the way forward: one softmax, no one-hot label, one map kept.
 
-    ``P`` are the probabilities after merging, ``t`` the label of a voxel, ``w`` its weight in the cross entropy, ``A``
-    and ``D`` the derivatives of the Dice term by a structure's predicted volume and by its overlap. For the logit of
-    channel c, which counts as k (itself, or 0 when merged)::
+    ``P`` are the probabilities after merging (where the background is certain, without), ``t`` the label of a voxel,
+    ``w`` its weight in the cross entropy, ``A`` and ``D`` the derivatives of the Dice term by a structure's predicted
+    volume and by its overlap. For the logit of channel c, which counts as k (itself, or 0 when merged)::
 
         p_c (A_k - sum_j A_j P_j - D_t P_t + w)  +  [k = t] (D_t p_c - w p_c / P_t)
     """
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, index: Tensor, own: Tensor, dice_weight: float, ce_weight: float, batch: bool
+        ctx: Any, scores: Tensor, label: Tensor, own: Tensor, dice_weight: float, ce_weight: float, batch: bool
     ) -> Tensor:
         """Loss of scores (B, C, V) for labels (B, 1, V); ``own`` (B, C) are the foreground channels that count."""
+        certain = label == CERTAIN_BACKGROUND
+        index = label.masked_fill(certain, 0)
+        # a labelled voxel of a structure that does not count is background
+        index = index * own.gather(1, index[:, 0])[:, None]
         log_p = scores.log_softmax(dim=1)
         log_p_label, log_p_first = log_p.gather(1, index), log_p[:, :1].clone()
         p = log_p.exp_()
         merged = (~own).to(p.dtype)[:, None]  # (B, 1, C): what counts as background
-        p_background = merged @ p
+        p_background = torch.where(certain, p[:, :1], merged @ p)
         on_background = index == 0
 
         # far below every other class the background's probability underflows, its own channel's logarithm does not
@@ -52,9 +58,11 @@ class _PartialDiceCE(torch.autograd.Function):
         at_label = by_overlap.gather(1, index[:, 0])[:, None] * p_label  # 0 on the background
         common = by_volume[:, None] @ p + at_label - w  # (B, 1, V)
         background_pull = on_background * (w / p_background)
-        # p_c (A_c - common - merged_c * pull): the bracket is a product of (C, 3) with (3, V)
-        left = torch.stack([by_volume, -torch.ones_like(by_volume), -merged[:, 0]], dim=2)
-        right = torch.cat([torch.ones_like(common), common, background_pull], dim=1)
+        # p_c (A_c - common - [c = 0] pull - [c merged] uncertain pull): the bracket is a product of (C, 4) with (4, V)
+        first = torch.zeros_like(by_volume)
+        first[:, 0] = 1
+        left = torch.stack([by_volume, -torch.ones_like(by_volume), -first, first - merged[:, 0]], dim=2)
+        right = torch.cat([torch.ones_like(common), common, background_pull, ~certain * background_pull], dim=1)
         gradient = torch.bmm(left, right).mul_(p)
         gradient.scatter_add_(1, index, torch.where(on_background, -w * lost.to(p.dtype), at_label - w))
         ctx.gradient = gradient
@@ -90,7 +98,9 @@ class PartialDiceCELoss(nn.Module):
     Dice is averaged over the annotated foreground structures that are present in the label (of the sample, or of the
     batch). Absent ones are left to the cross entropy, which punishes each false positive: their Dice is 0 whatever is
     predicted. With every structure annotated and present, the value is that of MONAI's
-    ``DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)``.
+    ``DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)``. A voxel of the label 255 is background
+    whatever was annotated (:class:`common.transforms.outside_body.MarkOutsideBodyd` sets it in the air around the
+    patient), so that structures annotated in few cases are not found there.
 
     Args:
         n_classes: channels of the logits, N structures and the background.
@@ -123,8 +133,9 @@ class PartialDiceCELoss(nn.Module):
 
         Args:
             logits: raw output of the network.
-            target: channel indices (B, 1, *S) of any type, or a dictionary with them as ``label`` and, where not
-                everything is annotated, bool (B, N + 1) as ``annotated`` (the background's entry does not matter).
+            target: channel indices (B, 1, *S) of any type, 255 for certain background, or a dictionary with them as
+                ``label`` and, where not everything is annotated, bool (B, N + 1) as ``annotated`` (the background's
+                entry does not matter).
 
         Returns:
             float32 scalar (float64 for float64 logits).
@@ -147,8 +158,6 @@ class PartialDiceCELoss(nn.Module):
         scores = logits.as_subclass(Tensor)
         scores = scores if scores.dtype == torch.float64 else scores.float()
         index = label.as_subclass(Tensor).flatten(2).long()
-        # a labelled voxel of a structure that does not count is background
-        index = index * own.gather(1, index.flatten(1)).view_as(index)
         with torch.autocast(device_type=scores.device.type, enabled=False):
             # classes lead and voxels are contiguous: a softmax over a trailing axis is several times as slow
             loss: Tensor = _PartialDiceCE.apply(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Label index of voxels that are background whatever was annotated: outside the body. Not a channel of any network.
+CERTAIN_BACKGROUND = 255
+
 
 def enclosed_by_tissue(tissue: Tensor) -> Tensor:
     """Tissue, and what has tissue on both sides along at least one axis: lungs and bowel, but not the air around.

@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
 from common.errors import InputError
+from common.masking.enclosed import CERTAIN_BACKGROUND
 from common.transforms.check_volume import check_loaded_label
 
 MAX_ID = 255  # masks are written as uint8
@@ -33,6 +34,10 @@ def check_structures(structures: Mapping[str, int]) -> dict[str, int]:
     ids = list(structures.values())
     if any(not isinstance(i, int) or isinstance(i, bool) or not 1 <= i <= MAX_ID for i in ids):
         raise InputError(f"structures: ids {ids} must be integers from 1 to {MAX_ID} (0 is the background). {remedy}.")
+    if len(ids) >= CERTAIN_BACKGROUND:
+        raise InputError(
+            f"structures: {len(ids)} are more than a label can hold. Give at most {CERTAIN_BACKGROUND - 1}."
+        )
     if len(set(ids)) < len(ids):
         raise InputError(f"structures: ids {ids} name one id twice. {remedy}.")
     return dict(structures)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from monai.losses.dice import DiceCELoss
 
 from common.losses.segmentation import PartialDiceCELoss
+from common.masking.enclosed import CERTAIN_BACKGROUND
 
 
 def batch(*shape: int, n_classes: int = 4, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,11 +23,12 @@ def by_autograd(logits, label, annotated, *, dice_weight=1.0, ce_weight=1.0, bat
     """The definition, written plainly: merge by adding logits' exponentials, one-hot Dice, recorded gradient."""
     own = annotated.clone()
     own[:, 0] = False
-    z, y, own = logits.flatten(2), label.flatten(1), own[:, :, None]
+    z, y, own = logits.flatten(2).log_softmax(1), label.flatten(1), own[:, :, None]
     background = z.masked_fill(own, -torch.inf).logsumexp(1, keepdim=True)
-    z = torch.cat([background, z[:, 1:].masked_fill(~own[:, 1:], -torch.inf)], 1)
+    background = torch.where(y[:, None] == CERTAIN_BACKGROUND, z[:, :1], background)
+    y = y.masked_fill(y == CERTAIN_BACKGROUND, 0)
+    log_p = torch.cat([background, z[:, 1:].masked_fill(~own[:, 1:], -torch.inf)], 1)
     y = torch.where(own[:, :, 0].gather(1, y), y, 0)
-    log_p = z.log_softmax(1)
     p, g = log_p.exp()[:, 1:], F.one_hot(y, z.shape[1]).transpose(1, 2)[:, 1:].to(z.dtype)
     overlap, predicted, volume = (x.sum(2) for x in (p * g, p, g))
     if batch:
@@ -68,6 +70,9 @@ def test_value_by_hand():
 def test_value_and_gradient_are_those_of_the_definition(scale, in_batch):
     logits, label = batch(4, 3, 5, n_classes=5, scale=scale)
     label[1][label[1] == 4] = 0  # annotated there, but absent
+    label[:, :, :2] = label[:, :, :2].masked_fill(label[:, :, :2] == 0, CERTAIN_BACKGROUND)
+    assert (label == CERTAIN_BACKGROUND).any()
+    assert (label == 0).any()
     annotated = torch.tensor([[True, True, False, True, False], [False, False, True, True, True]])
     kwargs = {"dice_weight": 0.7, "ce_weight": 1.3, "batch": in_batch}
     expected = by_autograd(logits, label, annotated, **kwargs)
@@ -94,6 +99,19 @@ def test_an_unannotated_structure_is_neither_rewarded_nor_punished():
         p.log().view(1, 3, 1, 1).expand(1, 3, 2, 2), {"label": label.masked_fill(label == 0, 2), "annotated": annotated}
     )
     assert with_voxels.item() == pytest.approx(values[0].item(), abs=1e-6)
+
+
+def test_certain_background_is_background_whatever_was_annotated():
+    """A structure that was not annotated is punished where it cannot be, at the price of any other mistake."""
+    logits = torch.tensor([0.5, 0.2, 0.3]).log().view(1, 3, 1, 1).requires_grad_()
+    annotated = torch.tensor([[True, True, False]])
+    loss = PartialDiceCELoss(n_classes=3, dice_weight=0)
+    unknown = loss(logits, {"label": torch.zeros(1, 1, 1, 1), "annotated": annotated})
+    assert unknown.item() == pytest.approx(-math.log(0.8), abs=1e-6)
+    known = loss(logits, {"label": torch.full((1, 1, 1, 1), CERTAIN_BACKGROUND), "annotated": annotated})
+    assert known.item() == pytest.approx(-math.log(0.5), abs=1e-6)
+    known.backward()
+    assert torch.allclose(logits.grad.flatten(), torch.tensor([-0.5, 0.2, 0.3]), atol=1e-6)
 
 
 def test_annotations_differ_between_the_samples_of_a_batch():

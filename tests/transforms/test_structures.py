@@ -108,6 +108,7 @@ def test_a_missing_label_leaves_the_case_usable() -> None:
         ({"a": 256}, "from 1 to 255"),
         ({"a": 1.5}, "from 1 to 255"),
         ({"a": 1, "b": 1}, "one id twice"),
+        ({f"s{i}": i for i in range(1, 256)}, "at most 254"),
     ],
 )
 def test_bad_structures(structures: dict, message: str) -> None:

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import torch
+
+from common.masking.enclosed import CERTAIN_BACKGROUND
+from common.transforms.outside_body import MarkOutsideBodyd
+
+
+def test_air_around_the_body_is_marked_and_nothing_else() -> None:
+    image = torch.full((1, 9, 9, 3), -1000, dtype=torch.int16)
+    image[:, 2:7, 2:7] = 40
+    image[:, 4, 4] = -800  # lung
+    label = torch.zeros(1, 9, 9, 3, dtype=torch.uint8)
+    label[:, 3, 3] = 2
+    label[:, 0, 0] = 5  # drawn outside the body: an annotation is believed
+    marked = MarkOutsideBodyd(keys="label")({"image": image, "label": label})["label"]
+    assert marked.dtype == torch.uint8
+    assert set(marked[:, 2:7, 2:7].unique().tolist()) == {0, 2}
+    assert (marked[:, 0, 0] == 5).all()
+    assert (marked[:, 1] == CERTAIN_BACKGROUND).all()
+    assert (label != CERTAIN_BACKGROUND).all()
+
+
+def test_a_lung_at_the_edge_of_the_field_of_view_is_inside() -> None:
+    """Tissue in front and behind, air to the side up to the edge of the image."""
+    image = torch.full((1, 6, 6, 1), -800.0)
+    image[:, :, 0] = image[:, :, 5] = 40
+    label = torch.zeros(1, 6, 6, 1, dtype=torch.uint8)
+    assert not MarkOutsideBodyd(keys="label")({"image": image, "label": label})["label"].any()
