@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common.data.phantom import write_phantoms
 from common.data.structures import ALL_STRUCTURES
@@ -28,7 +30,7 @@ def run_demo(out_dir: Path, bundle: Path, *, overlays: tuple[str, ...] = ("smoke
         overlays: config files merged after each command's own, without ``.json``.
 
     Returns:
-        Where the pictures are, and the Dice per structure.
+        The Dice of every structure, and where the pictures are.
 
     Raises:
         InputError: when the bundle is not there, or a command failed (its own message stands above).
@@ -64,4 +66,17 @@ def run_demo(out_dir: Path, bundle: Path, *, overlays: tuple[str, ...] = ("smoke
         preview(image, mask, pictures / f"{case}_segmented.png", structures=ALL_STRUCTURES)
         preview(image, data / "labelsTs" / image.name, pictures / f"{case}_truth.png", structures=ALL_STRUCTURES)
     minutes = (time.monotonic() - started) / 60
-    return f"Done in {minutes:.1f} minutes. Pictures: {pictures}; masks: {masks}; metrics: {out_dir / 'metrics'}."
+    summary = json.loads((out_dir / "metrics" / "metrics.json").read_text(encoding="utf-8"))
+    return "\n".join(
+        [
+            "Dice on volumes that training has not seen:",
+            *(f"  {name:<18}{_dice(result)}" for name, result in summary["structures"].items()),
+            f"  {'mean':<18}{_dice(summary['over_cases'])}",
+            f"Done in {minutes:.1f} minutes. Pictures: {pictures}; masks: {masks}; metrics: {out_dir / 'metrics'}.",
+        ]
+    )
+
+
+def _dice(result: Mapping[str, Any]) -> str:
+    mean = result["dsc"]["mean"]
+    return "not there" if mean is None else f"{mean:.2f}"

@@ -86,7 +86,9 @@ def test_demo_leaves_pictures_and_metrics(name: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(REPOSITORY)
     root = copy_bundle(name, tmp_path / "source")
     make_tiny(root)
-    run_demo(tmp_path / "demo", root)
+    told = run_demo(tmp_path / "demo", root)
+    assert re.search(r"\n  mean +0\.\d\d\n", told)
+    assert re.search(r"\n  heart +(0\.\d\d|not there)\n", told)
     pictures = {p.name for p in (tmp_path / "demo" / "pictures").iterdir()}
     assert "reconstruction.png" in pictures
     assert any(p.endswith("_segmented.png") for p in pictures)

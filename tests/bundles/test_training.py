@@ -150,6 +150,29 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert_same_weights(root / "models/model.pt", trained[name] / "models/model.pt")
 
 
+@pytest.mark.slow
+def test_resumed_with_worker_processes_equals_uninterrupted(
+    name: str, phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are seeded from the epoch's seed too."""
+    whole, parts = (copy_bundle(name, tmp_path / part) for part in ("whole", "parts"))
+    settings = {"dataset_dir": str(phantom_dir), "num_workers": 2, "pretrain_epochs": 3}
+    run(whole, "pretrain", **settings)
+    real_step, steps = torch.optim.AdamW.step, iter(range(3))
+
+    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return real_step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(parts, "pretrain", **settings)
+    run(parts, "pretrain", **settings)
+    assert_same_weights(parts / "models/pretrained/ssl.pt", whole / "models/pretrained/ssl.pt")
+
+
 def test_from_scratch_when_pretraining_is_switched_off(
     name: str, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
