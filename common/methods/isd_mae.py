@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.losses.contrastive import SymmetricContrastiveLoss, embedding_spread
 from common.losses.ssim import SSIMLoss
 from common.masking.generator import MaskGenerator
-from common.methods.views import IntensityView, PatchView, check_reconstructs
+from common.methods.views import IntensityView, PatchView, check_reconstructs, ssim_of_views
 from common.networks.heads import ProjectionHead
 from common.networks.mit_unet import MixTransformerUNet
 
@@ -178,10 +178,7 @@ class ISDMAELoss(nn.Module):
             target: what MONAI's trainer passes; unused, ``outputs`` holds the target.
         """
         del target
-        parts = {
-            f"ssim_{view}": self.ssim(made, wanted)
-            for view, made, wanted in zip(VIEWS, outputs["reconstruction"], outputs["target"], strict=True)
-        }
+        parts = ssim_of_views(self.ssim, outputs, VIEWS)
         parts["contrastive"] = self.contrastive(*outputs["embeddings"])
         outputs["losses"] = {name: part.detach() for name, part in parts.items()}
         return parts["ssim_intensity"] + parts["ssim_patch"] + self.contrastive_weight * parts["contrastive"]

@@ -17,7 +17,7 @@ from common.losses.level_contrast import LevelContrast
 from common.losses.ssim import SSIMLoss
 from common.masking.generator import MaskGenerator
 from common.methods.augmentation import random_affine, warp
-from common.methods.views import IntensityView, PatchView, check_reconstructs
+from common.methods.views import IntensityView, PatchView, check_reconstructs, ssim_of_views
 from common.networks.heads import ProjectionHead
 from common.networks.mit_unet import MixTransformerUNet
 
@@ -242,10 +242,7 @@ class TCSMAELoss(nn.Module):
             target: what MONAI's trainer passes; unused, ``outputs`` holds the target.
         """
         del target
-        parts = {
-            f"ssim_{view}": self.ssim(made, wanted)
-            for view, made, wanted in zip(VIEWS, outputs["reconstruction"], outputs["target"], strict=True)
-        }
+        parts = ssim_of_views(self.ssim, outputs, VIEWS)
         loss = torch.stack(list(parts.values())).sum()
         if self.contrast.kind != "none":
             if "embeddings" not in outputs:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.losses.ssim import SSIMLoss
 from common.masking.enclosed import enclosed_by_tissue
 from common.masking.intensity import BINNINGS, intensity_mask, luminosity, n_masked_bins
 from common.masking.patches import (
@@ -27,6 +29,12 @@ def check_reconstructs(network: MixTransformerUNet) -> None:
             f"network: it has {network.out_channels} outputs for {network.in_channels} input channels. A network that "
             "reconstructs its input needs as many."
         )
+
+
+def ssim_of_views(ssim: SSIMLoss, outputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """``1 - SSIM`` of every view's reconstruction over the whole image, as ``ssim_<name>``."""
+    pairs = zip(names, outputs["reconstruction"], outputs["target"], strict=True)
+    return {f"ssim_{name}": ssim(made, wanted) for name, made, wanted in pairs}
 
 
 class IntensityView:
