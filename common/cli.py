@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -107,4 +108,117 @@ def demo(out_dir: str = "demo", bundle: str = "bundles/isd_mae") -> str:
     return run_demo(Path(out_dir), Path(bundle))
 
 
-COMMANDS = {"demo": demo, "phantoms": phantoms, "info": info, "check": check, "preview": preview}
+def compare(
+    dataset_dir: str,
+    out_dir: str = "comparison",
+    methods: str | Sequence[str] = "all",
+    bundles_dir: str = "bundles",
+    preset: str | Sequence[str] = (),
+    overlays: str | Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    label_fraction: float | Sequence[float] = 1.0,
+    seeds: int = 3,
+    pretrain_seeds: int = 1,
+    search_seeds: int = 1,
+    lr: float | Sequence[float] = (0.001, 0.003),
+    scratch_lr: float | Sequence[float] | None = None,
+    body_lr_factor: float = 0.25,
+    steps: int | None = None,
+    validations: int = 4,
+    pretrain_steps: int | None = None,
+    scratch_long: bool = False,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.25,
+    split_seed: int = 0,
+    patient: str | None = None,
+    include_held_out: bool = False,
+    device: str | None = None,
+    threads: int = 0,
+    dry_run: bool = False,
+) -> str:
+    """Which method works on these data: pretraining methods against training from scratch, paired by seed.
+
+    Writes report.html, report.md, runs.csv and results.json. What is complete is not done again; the same command
+    started twice shares the work between two processes. See docs/compare.md.
+
+    Args:
+        dataset_dir: folder of CT with labels for some (layouts: docs/your_data.md).
+        out_dir: receives everything; about 30 MB per run at smoke sizes.
+        methods: names of bundles, or all.
+        bundles_dir: folder of bundles.
+        preset: rows of a paper's ablation as further arms, such as tcs_mae/table5.
+        overlays: configs merged after every command's own, such as smoke; names or paths.
+        overrides: settings for every bundle that knows them, such as "{'structures': {'heart': 3}}".
+        label_fraction: shares of the labelled training cases that are used with labels.
+        seeds: how many; a seed draws the labelled cases and everything random in fine-tuning.
+        pretrain_seeds: pretrainings per method; fine-tuning seed s starts from pretraining s modulo this.
+        search_seeds: seeds on which every learning rate is tried; the others use the best.
+        lr: learning rates of the head to try after pretraining.
+        scratch_lr: learning rates to try from scratch, at least as many. Default: the same.
+        body_lr_factor: of the rate of pretrained layers.
+        steps: of fine-tuning. Default: the bundles'.
+        validations: how often these steps stop to validate.
+        pretrain_steps: of pretraining. Default: the bundles'.
+        scratch_long: also train from scratch for as long as pretraining and fine-tuning take together.
+        val_fraction: share of the labelled cases that choose learning rates and epochs.
+        test_fraction: share of the labelled cases to test on, where the folder has no labelled test cases.
+        split_seed: of these two choices, which are the same for all seeds.
+        patient: expression for the part of a case's name that names the patient; see docs/your_data.md.
+        include_held_out: let pretraining see validation and test images.
+        device: such as cuda:1.
+        threads: of each training; 0 leaves it to torch.
+        dry_run: say what would run and how long it takes, and stop.
+    """
+    from common.compare.command import run_comparison
+    from common.compare.plan import Options
+
+    options = Options(
+        dataset_dir=str(dataset_dir),
+        out_dir=str(out_dir),
+        bundles_dir=str(bundles_dir),
+        methods=_words(methods),
+        presets=_words(preset),
+        overlays=_words(overlays),
+        overrides=_map("overrides", overrides),
+        label_fractions=_numbers("label_fraction", label_fraction),
+        seeds=seeds,
+        pretrain_seeds=pretrain_seeds,
+        search_seeds=search_seeds,
+        lr=_numbers("lr", lr),
+        scratch_lr=None if scratch_lr is None else _numbers("scratch_lr", scratch_lr),
+        body_lr_factor=body_lr_factor,
+        steps=steps,
+        validations=validations,
+        pretrain_steps=pretrain_steps,
+        scratch_long=scratch_long,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        patient=patient,
+        include_held_out=include_held_out,
+        device=device,
+        threads=threads,
+    )
+    return run_comparison(options, dry_run=dry_run)
+
+
+def _words(value: str | Sequence[str]) -> tuple[str, ...]:
+    """``a,b`` as fire hands it over: a string, or a sequence of them."""
+    words = value.split(",") if isinstance(value, str) else [str(word) for word in value]
+    return tuple(word.strip() for word in words if word.strip())
+
+
+def _numbers(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    if not values or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        raise InputError(f"{name}: {value!r} given. Give a number, or several with commas and no spaces.")
+    return tuple(float(v) for v in values)
+
+
+def _map(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{name}: {value!r} is not a map. Write it like \"{{'spacing': [3, 3, 3]}}\".")
+    return value or {}
+
+
+COMMANDS = {"compare": compare, "demo": demo, "phantoms": phantoms, "info": info, "check": check, "preview": preview}

@@ -247,7 +247,9 @@ def _draw_plane(
     low, high = window
     axes.imshow(view[::step, ::step], cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     if mask is not None:
-        axes.imshow(_overlay(plane_view(mask, plane, index)[::step, ::step]), extent=extent, interpolation="nearest")
+        axes.imshow(
+            mask_overlay(plane_view(mask, plane, index)[::step, ::step]), extent=extent, interpolation="nearest"
+        )
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     for letter, (x, y), across, along in zip(
         letters, places, ("left", "right", "center", "center"), ("center", "center", "top", "bottom"), strict=True
@@ -262,7 +264,7 @@ def _write(axes: Axes, place: tuple[float, float], text: str, **options: Any) ->
     written.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
-def _overlay(ids: np.ndarray) -> np.ndarray:
+def mask_overlay(ids: np.ndarray) -> np.ndarray:
     """RGBA of a slice of structure ids: see-through inside, opaque along borders."""
     palette = np.zeros((int(ids.max()) + 1, 4), dtype=np.float32)
     for i in range(1, len(palette)):

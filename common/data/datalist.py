@@ -46,8 +46,7 @@ def training_items(
     """
     if section not in ("train", "val", "test"):
         raise InputError(f"section: '{section}' given. Choose train, val or test.")
-    names = label_names(dataset_dir)
-    check_names(structures, names, dataset_dir)
+    check_names(structures, label_names(dataset_dir), dataset_dir)
     split = split_cases(
         find_cases(dataset_dir), val_fraction=val_fraction, seed=seed, label_fraction=label_fraction, patient=patient
     )
@@ -55,7 +54,7 @@ def training_items(
     if not cases:
         remedy = "Put the labels of test cases into labelsTs, or use section val"
         raise InputError(f"{dataset_dir}: no labelled {section} case. {remedy}.")
-    items = [_labelled_item(case, structures, names) for case in cases]
+    items = labelled_items(dataset_dir, cases, structures=structures)
     logger.info("%s: %d labelled cases of %s", section, len(items), dataset_dir)
     if section == "train":
         _warn_about_missing(items, structures)
@@ -100,7 +99,7 @@ def pretraining_items(
     if not used:
         msg = f"{dataset_dir}: it holds test cases only, and those are held out. Put volumes into imagesTr or imagesUn."
         raise InputError(msg)
-    items = [_image_item(case) for case in sorted(used, key=lambda c: c.id)]
+    items = image_items(sorted(used, key=lambda c: c.id))
     logger.info("pretraining: %d of %d volumes of %s", len(items), len(cases), dataset_dir)
     return items
 
@@ -119,9 +118,27 @@ def inference_items(volumes: str | os.PathLike) -> list[Item]:
     if path.is_file() or is_dicom_folder(path):
         items = [{"image": os.fspath(path), "case": image_case_id(path)}]
     else:
-        items = [_image_item(case) for case in find_cases(path)]
+        items = image_items(find_cases(path))
     logger.info("inference: %d volumes of %s", len(items), path)
     return items
+
+
+def labelled_items(
+    dataset_dir: str | os.PathLike, cases: Sequence[Case], *, structures: Mapping[str, int]
+) -> list[Item]:
+    """Items of these labelled cases of the folder, in their order.
+
+    Raises:
+        InputError: ``structures`` that contradict the names in ``dataset.json``.
+    """
+    names = label_names(dataset_dir)
+    check_names(structures, names, dataset_dir)
+    return [_labelled_item(case, structures, names) for case in cases]
+
+
+def image_items(cases: Sequence[Case]) -> list[Item]:
+    """Items of these cases without their labels, in their order."""
+    return [{"image": case.image, "case": case.id} for case in cases]
 
 
 def known_ids(dataset_dir: str | os.PathLike, structures: Mapping[str, int]) -> list[int]:
@@ -129,13 +146,9 @@ def known_ids(dataset_dir: str | os.PathLike, structures: Mapping[str, int]) -> 
     return sorted(label_names(dataset_dir) or structures.values())
 
 
-def _image_item(case: Case) -> Item:
-    return {"image": case.image, "case": case.id}
-
-
 def _labelled_item(case: Case, structures: Mapping[str, int], names: Mapping[int, str] | None) -> Item:
     ids = sorted(names if names is not None else structures.values())
-    item = {**_image_item(case), "label": case.label, "known_ids": ids}
+    item = {"image": case.image, "case": case.id, "label": case.label, "known_ids": ids}
     if case.annotated is not None or names is not None:
         item["annotated"] = list(case.annotated if case.annotated is not None else ids)
     return item

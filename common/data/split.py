@@ -86,8 +86,12 @@ def split_cases(
     )
 
 
-def _patients(cases: Sequence[Case], patient: str | None, seed: int) -> list[list[Case]]:
-    """Cases grouped by patient, the groups in the order of the hash of seed and patient."""
+def patients(cases: Sequence[Case], patient: str | None) -> dict[str, list[Case]]:
+    """Cases by the name of their patient (see :func:`split_cases`).
+
+    Raises:
+        InputError: a bad expression.
+    """
     try:
         expression = re.compile(patient) if patient else None
     except re.error as error:
@@ -97,6 +101,12 @@ def _patients(cases: Sequence[Case], patient: str | None, seed: int) -> list[lis
         match = expression.search(case.id) if expression else None
         name = case.id if match is None else (match.group(1) if match.groups() else match.group(0))
         groups.setdefault(name, []).append(case)
+    return groups
+
+
+def _patients(cases: Sequence[Case], patient: str | None, seed: int) -> list[list[Case]]:
+    """Cases grouped by patient, the groups in the order of the hash of seed and patient."""
+    groups = patients(cases, patient)
     return [groups[name] for name in sorted(groups, key=lambda name: _hash(seed, name))]
 
 

@@ -1,0 +1,124 @@
+"""The cases of a comparison: what is held out is held out of every stage of every arm."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.data.cases import Case, find_cases
+from common.data.split import patients, split_cases
+from common.errors import InputError
+
+
+@dataclass(frozen=True)
+class ComparedCases:
+    """Cases by what they are for.
+
+    Validation and test cases are the same for all seeds, so that one pretraining serves every seed without having seen
+    any of them.
+
+    Attributes:
+        pool: labelled cases, from which a seed draws those that a run trains on.
+        val: labelled cases that decide learning rates and epochs.
+        test: labelled cases that are scored once per chosen run.
+        pretraining: images of ``pool`` and of the unlabelled cases.
+        left_out: unlabelled and labelled cases of a patient, or with an image file, that is held out.
+        patient: see :func:`common.data.split.split_cases`.
+    """
+
+    pool: list[Case]
+    val: list[Case]
+    test: list[Case]
+    pretraining: list[Case]
+    left_out: list[Case] = field(default_factory=list)
+    patient: str | None = None
+
+    def n_labelled(self, fraction: float) -> int:
+        """Number of labelled cases to train on; 0 when the fraction leaves none."""
+        return round(fraction * len(self.pool))
+
+    def labelled(self, fraction: float, seed: int) -> list[Case]:
+        """The labelled cases of one seed; those of a smaller fraction are among those of a larger one."""
+        split = split_cases(
+            self.pool, val_fraction=0.0, min_val=0, seed=seed, label_fraction=fraction, patient=self.patient
+        )
+        return split.train
+
+
+def compared_cases(
+    dataset_dir: str | os.PathLike,
+    *,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.25,
+    split_seed: int = 0,
+    patient: str | None = None,
+    include_held_out: bool = False,
+) -> ComparedCases:
+    """Split a folder for a comparison.
+
+    Args:
+        dataset_dir: see :mod:`common.data.cases`. Labelled test cases of the folder are the test cases.
+        val_fraction: share of the labelled cases (without the test cases) to validate on, at least one.
+        test_fraction: share of the labelled cases to test on, at least one, where the folder names no labelled test
+            case.
+        split_seed: of both choices.
+        patient: expression for the part of an id that names the patient; see :func:`common.data.split.split_cases`.
+        include_held_out: pretrain on validation and test images too (transductive: say so with the scores).
+
+    Raises:
+        InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`.
+    """
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction: {test_fraction} given, between 0 and 1 is allowed. Try 0.25.")
+    cases = find_cases(dataset_dir)
+    labelled = [c for c in cases if c.subset == "train" and c.label is not None]
+    test = [c for c in cases if c.subset == "test" and c.label is not None]
+    if len(labelled) < (2 if test else 3):
+        needed = "2 (one to train, one to validate)" if test else "3 (one each to train, to validate and to test)"
+        raise InputError(f"{dataset_dir}: {len(labelled)} labelled training cases, a comparison needs {needed}.")
+    if not test:
+        split = split_cases(labelled, val_fraction=test_fraction, seed=split_seed, min_train=2, patient=patient)
+        test, labelled = split.val, split.train
+    split = split_cases(labelled, val_fraction=val_fraction, seed=split_seed, patient=patient)
+    held_out = {c.id for c in [*split.val, *test, *(c for c in cases if c.subset == "test")]}
+    shadowed = _same_patients(cases, held_out, patient) | _same_files(cases, held_out)
+    pool = [c for c in split.train if c.id not in shadowed]
+    if not pool:
+        msg = (
+            f"{dataset_dir}: every labelled training case shares its patient or its image with a held-out one "
+            f"({', '.join(sorted(shadowed))}). Add patients, or change the patient expression."
+        )
+        raise InputError(msg)
+    excluded = set() if include_held_out else held_out | shadowed
+    return ComparedCases(
+        pool=pool,
+        val=split.val,
+        test=test,
+        pretraining=[c for c in cases if c.id not in excluded],
+        left_out=[c for c in cases if c.id in shadowed],
+        patient=patient,
+    )
+
+
+def _same_patients(cases: Sequence[Case], held_out: set[str], patient: str | None) -> set[str]:
+    """Ids of further cases of the held-out patients."""
+    groups = [{c.id for c in group} for group in patients(cases, patient).values()]
+    return {i for group in groups if group & held_out for i in group - held_out}
+
+
+def _same_files(cases: Sequence[Case], held_out: set[str]) -> set[str]:
+    """Ids of further cases whose image file is, byte for byte, a held-out one."""
+    sizes: dict[int, list[Case]] = {}
+    for case in cases:
+        if Path(case.image).is_file():
+            sizes.setdefault(Path(case.image).stat().st_size, []).append(case)
+    same = set()
+    for alike in sizes.values():
+        if any(c.id in held_out for c in alike) and any(c.id not in held_out for c in alike):
+            digests = {c.id: hashlib.sha256(Path(c.image).read_bytes()).digest() for c in alike}
+            gone = {digests[c.id] for c in alike if c.id in held_out}
+            same |= {i for i, digest in digests.items() if digest in gone and i not in held_out}
+    return same

@@ -1,0 +1,373 @@
+"""What a comparison runs: arms, cells and the bundle command behind each run. Nothing is run here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from common.compare.bundles import Bundle, downstream, find_bundles, fingerprint
+from common.compare.cases import ComparedCases, compared_cases
+from common.compare.presets import Variant, find_variants
+from common.data.cases import Case
+from common.data.datalist import image_items, labelled_items
+from common.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The settings of a comparison; see :func:`common.cli.compare` for their meaning."""
+
+    dataset_dir: str
+    out_dir: str
+    bundles_dir: str = "bundles"
+    methods: tuple[str, ...] = ("all",)
+    presets: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    label_fractions: tuple[float, ...] = (1.0,)
+    seeds: int = 3
+    pretrain_seeds: int = 1
+    search_seeds: int = 1
+    lr: tuple[float, ...] = (0.001, 0.003)
+    scratch_lr: tuple[float, ...] | None = None
+    body_lr_factor: float = 0.25
+    steps: int | None = None
+    validations: int = 4
+    pretrain_steps: int | None = None
+    scratch_long: bool = False
+    val_fraction: float = 0.2
+    test_fraction: float = 0.25
+    split_seed: int = 0
+    patient: str | None = None
+    include_held_out: bool = False
+    device: str | None = None
+    threads: int = 0
+
+    def check(self) -> None:
+        """Refuse values that no comparison can have.
+
+        Raises:
+            InputError: naming the option.
+        """
+        least = {"seeds": 1, "pretrain_seeds": 1, "search_seeds": 1, "validations": 1, "steps": 1, "pretrain_steps": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < minimum):
+                raise InputError(f"{name}: {value!r} given, whole numbers of at least {minimum} are allowed.")
+        if max(self.pretrain_seeds, self.search_seeds) > self.seeds:
+            msg = f"seeds: {self.seeds} given, less than pretrain_seeds or search_seeds. Give more seeds."
+            raise InputError(msg)
+        if self.steps is not None and self.steps % self.validations:
+            near = self.steps - self.steps % self.validations or self.validations
+            msg = f"steps: {self.steps} given, not a multiple of validations ({self.validations}). Try {near}."
+            raise InputError(msg)
+        if not self.lr or min(self.lr) <= 0 or min(self.scratch_rates) <= 0:
+            raise InputError(f"lr: {self.lr}, {self.scratch_rates} given. Give learning rates above 0.")
+        if len(self.scratch_rates) < len(self.lr):
+            msg = (
+                f"scratch_lr: {len(self.scratch_rates)} rates given, the pretrained arms search {len(self.lr)}. An "
+                "untuned baseline loses for that reason alone: give it as many."
+            )
+            raise InputError(msg)
+        for fraction in self.label_fractions:
+            if not 0 < fraction <= 1:
+                raise InputError(f"label_fraction: {fraction} given, above 0 and at most 1 is allowed.")
+
+    @property
+    def scratch_rates(self) -> tuple[float, ...]:
+        """Learning rates that a training from scratch may choose."""
+        return self.lr if self.scratch_lr is None else self.scratch_lr
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to a model.
+
+    Attributes:
+        name: unique, for tables and folders.
+        bundle: whose commands are run.
+        overrides: settings that differ from the bundle's, as far as its files know them.
+        kind: ``"pretrained"``, ``"scratch"``, or ``"scratch_long"``: as many more steps as pretraining's seconds buy.
+        network: fingerprint of what fine-tuning depends on; arms with the same one share a scratch arm.
+        network_name: for tables.
+        baseline: name of the scratch arm that this one is compared with; its own for that arm itself.
+    """
+
+    name: str
+    bundle: Bundle
+    overrides: Mapping[str, Any]
+    kind: str
+    network: str
+    network_name: str
+    baseline: str
+
+    @property
+    def folder(self) -> str:
+        """The name as part of a path."""
+        return self.name.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One bundle command.
+
+    Attributes:
+        key: its folder, relative to the comparison's.
+        bundle, configs: which command.
+        arguments: its settings, as ``--args_file`` holds them.
+        steps: of the optimizer; 0 where nothing is trained.
+        voxels: per step, for a guess of its time.
+    """
+
+    key: str
+    bundle: Bundle
+    configs: tuple[str, ...]
+    arguments: Mapping[str, Any]
+    steps: int = 0
+    voxels: int = 0
+
+
+class Plan:
+    """Arms, cells and runs of a comparison.
+
+    Args:
+        options: checked here.
+
+    Raises:
+        InputError: for options, bundles or a folder of cases that cannot be compared.
+    """
+
+    def __init__(self, options: Options) -> None:
+        options.check()
+        self.options = options
+        self.out = Path(options.out_dir).expanduser().absolute()
+        self.dataset_dir = Path(options.dataset_dir).expanduser().absolute()
+        bundles = find_bundles(options.bundles_dir, options.methods, options.overlays)
+        self.cases: ComparedCases = compared_cases(
+            self.dataset_dir,
+            val_fraction=options.val_fraction,
+            test_fraction=options.test_fraction,
+            split_seed=options.split_seed,
+            patient=options.patient,
+            include_held_out=options.include_held_out,
+        )
+        self._check_fractions()
+        self._check_overrides(bundles)
+        self.arms = self._arms(find_variants(bundles, options.presets))
+
+    @cached_property
+    def by_name(self) -> dict[str, Arm]:
+        """Arms by their names."""
+        return {arm.name: arm for arm in self.arms}
+
+    @property
+    def cells(self) -> list[tuple[Arm, float]]:
+        """Arm and fraction of labels; scratch first, so that pairs are complete early."""
+        order = {"scratch": 0, "pretrained": 1, "scratch_long": 2}
+        arms = sorted(self.arms, key=lambda arm: order[arm.kind])
+        return [(arm, fraction) for fraction in self.options.label_fractions for arm in arms]
+
+    def candidates(self, arm: Arm) -> list[tuple[float, float]]:
+        """Learning rate of the head and factor of the body that a cell of this arm may choose."""
+        if arm.kind == "pretrained":
+            return [(lr, self.options.body_lr_factor) for lr in self.options.lr]
+        return [(lr, 1.0) for lr in self.options.scratch_rates]
+
+    def pretrain(self, arm: Arm, seed: int) -> Run:
+        """The pretraining that a fine-tuning seed starts from."""
+        number = seed % self.options.pretrain_seeds
+        key = f"pretrain/{arm.folder}/p{number}"
+        config = arm.bundle.config("pretrain", overrides=self._overrides(arm))
+        length = self._pretrain_length(config)
+        arguments = {
+            **self._known(arm, "pretrain"),
+            **self._common(arm),
+            "output_dir": str(self.out / key),
+            "pretrained": str(self.out / key / "ssl.pt"),
+            "seed": number,
+            **length,
+            "cases": image_items(self.cases.pretraining),
+        }
+        steps = length["pretrain_epochs"] * length["pretrain_steps"]
+        voxels = _voxels(config, "pretrain_batch_size")
+        return Run(key, arm.bundle, ("pretrain",), arguments, steps, voxels)
+
+    def train(self, arm: Arm, fraction: float, seed: int, candidate: int, steps: int | None = None) -> Run:
+        """One fine-tuning, or training from scratch.
+
+        Args:
+            arm, fraction, seed: which cell, and which draw.
+            candidate: position of its learning rate in :meth:`candidates`.
+            steps: another number than the comparison's (``scratch_long``).
+        """
+        key = f"train/{arm.folder}/{label_name(fraction)}/s{seed}/lr{candidate}"
+        config = arm.bundle.config("train", overrides=self._overrides(arm))
+        length = self._length(config, steps)
+        lr, factor = self.candidates(arm)[candidate]
+        structures = config["structures"]
+        arguments = {
+            **self._known(arm, "train"),
+            **self._common(arm),
+            "output_dir": str(self.out / key),
+            "model": str(self.out / key / "model.pt"),
+            "seed": seed,
+            **length,
+            "lr": lr,
+            "body_lr_factor": factor,
+            "train#dataset#data": self._labelled(self.cases.labelled(fraction, seed), structures),
+            "validate#dataset#data": self._labelled(self.cases.val, structures),
+        }
+        if arm.kind == "pretrained":
+            arguments["pretrained"] = self.pretrain(arm, seed).arguments["pretrained"]
+            arguments["pretrained_as_is"] = True  # its cases are the comparison's, which train.json cannot know
+        else:
+            arguments["pretrain_epochs"] = 0
+        n_steps = length["epochs"] * length["steps"]
+        return Run(key, arm.bundle, ("train",), arguments, n_steps, _voxels(config, "batch_size"))
+
+    def test(self, train: Run, arm: Arm, fraction: float, seed: int) -> Run:
+        """The metrics of a chosen run on the test cases."""
+        key = f"test/{arm.folder}/{label_name(fraction)}/s{seed}"
+        structures = arm.bundle.config("train", overrides=self._overrides(arm))["structures"]
+        arguments = {
+            **self._known(arm, "train", "evaluate"),
+            **self._common(arm),
+            "output_dir": str(self.out / key),
+            "model": train.arguments["model"],
+            "section": "test",
+            "evaluation#items": self._labelled(self.cases.test, structures),
+        }
+        return Run(key, arm.bundle, ("train", "evaluate"), arguments)
+
+    def example(self, train: Run, arm: Arm, fraction: float) -> Run:
+        """The mask of the first test case by a chosen run, to look at."""
+        key = f"example/{arm.folder}/{label_name(fraction)}"
+        arguments = {
+            **self._known(arm, "inference"),
+            **self._common(arm),
+            "dataset_dir": self.cases.test[0].image,
+            "output_dir": str(self.out / key),
+            "model": train.arguments["model"],
+            "preview": False,
+        }
+        return Run(key, arm.bundle, ("inference",), arguments)
+
+    def runs(self) -> Iterator[Run]:
+        """Every run whose settings are known beforehand: all but those of ``scratch_long``."""
+        for arm in self.arms:
+            if arm.kind == "pretrained":
+                yield from (self.pretrain(arm, seed) for seed in range(self.options.pretrain_seeds))
+        for arm, fraction in self.cells:
+            if arm.kind == "scratch_long":
+                continue
+            for seed in range(self.options.seeds):
+                yield from (self.train(arm, fraction, seed, i) for i in range(len(self.candidates(arm))))
+
+    def _arms(self, variants: list[Variant]) -> list[Arm]:
+        arms: list[Arm] = []
+        baselines: dict[str, str] = {}
+        for variant in variants:
+            overrides = {**self.options.overrides, **variant.overrides}
+            config = variant.bundle.config("train", overrides={**overrides, **self._budget()})
+            network = fingerprint(downstream(config))
+            kind = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
+            if network not in baselines:
+                same = sum(arm.network_name.partition(" ")[0] == kind for arm in arms if arm.kind == "scratch")
+                network_name = kind if not same else f"{kind} {same + 1}"
+                baselines[network] = name = f"scratch {network_name}"
+                options = (variant.bundle, variant.overrides)
+                arms.append(Arm(name, *options, "scratch", network, network_name, name))
+                if self.options.scratch_long:
+                    arms.append(Arm(f"{name} long", *options, "scratch_long", network, network_name, name))
+            baseline = baselines[network]
+            arms.append(
+                Arm(
+                    variant.name,
+                    variant.bundle,
+                    variant.overrides,
+                    "pretrained",
+                    network,
+                    baseline.partition(" ")[2],
+                    baseline,
+                )
+            )
+        return arms
+
+    def _budget(self) -> dict[str, Any]:
+        if self.options.steps is None:
+            return {}
+        validations = self.options.validations
+        return {"epochs": validations, "steps": self.options.steps // validations, "val_interval": 1}
+
+    def _length(self, config: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+        """Epochs, steps of each and epochs between validations; more steps keep the number of validations."""
+        length = {"epochs": config["epochs"], "steps": config["steps"], "val_interval": config["val_interval"]}
+        length |= self._budget()
+        if steps is not None:
+            length["steps"] = -(-steps // length["epochs"])
+        return length
+
+    def _pretrain_length(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """The bundle's epochs, or fewer where only so the total comes out exactly."""
+        epochs, total = int(config["pretrain_epochs"]), self.options.pretrain_steps
+        if total is None:
+            return {"pretrain_epochs": epochs, "pretrain_steps": int(config["pretrain_steps"])}
+        epochs = next(n for n in range(min(epochs, total), 0, -1) if total % n == 0)
+        return {"pretrain_epochs": epochs, "pretrain_steps": total // epochs}
+
+    def _overrides(self, arm: Arm) -> dict[str, Any]:
+        return {**self.options.overrides, **arm.overrides}
+
+    def _known(self, arm: Arm, *configs: str) -> dict[str, Any]:
+        return arm.bundle.known(self._overrides(arm), *configs)
+
+    def _common(self, arm: Arm) -> dict[str, Any]:
+        common: dict[str, Any] = {"bundle_root": str(arm.bundle.root), "dataset_dir": str(self.dataset_dir)}
+        return common if self.options.device is None else {**common, "device": self.options.device}
+
+    def _labelled(self, cases: list[Case], structures: Mapping[str, int]) -> list[dict[str, Any]]:
+        return labelled_items(self.dataset_dir, cases, structures=structures)
+
+    def _check_fractions(self) -> None:
+        counts: dict[int, float] = {}
+        for fraction in self.options.label_fractions:
+            n = self.cases.n_labelled(fraction)
+            if n < 1:
+                smallest = 1 / len(self.cases.pool)
+                msg = (
+                    f"label_fraction: {fraction:g} of {len(self.cases.pool)} training cases leaves no labelled case. "
+                    f"Give at least {smallest:.2g}, or add labelled cases."
+                )
+                raise InputError(msg)
+            if n in counts:
+                msg = f"label_fraction: {counts[n]:g} and {fraction:g} are both {n} labelled cases here. Drop one."
+                raise InputError(msg)
+            counts[n] = fraction
+
+    def _check_overrides(self, bundles: list[Bundle]) -> None:
+        configs = ("pretrain", "train", "inference")
+        for name in self.options.overrides:
+            if not any(bundle.known({name: None}, c) for bundle in bundles for c in configs):
+                names = sorted({key for bundle in bundles for c in configs for key in bundle.config(c)})
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f"Did you mean {near[0]}?" if near else "See a bundle's train.json."
+                raise InputError(f"overrides: no chosen bundle has a setting '{name}'. {hint}")
+
+
+def label_name(fraction: float) -> str:
+    """E.g. ``labels_0.1``."""
+    return f"labels_{fraction:g}"
+
+
+def _voxels(config: Mapping[str, Any], batch_size: str) -> int:
+    """Voxels that go through the network per step; 0 where the config does not say so plainly."""
+    voxels = config.get(batch_size)
+    if not isinstance(voxels, int) or not isinstance(config.get("roi_size"), list):
+        return 0
+    for n in config["roi_size"]:
+        voxels *= int(n)
+    return voxels
