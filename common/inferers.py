@@ -57,7 +57,7 @@ class _FloatScores:
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         scores = self.network(x, *args, **kwargs).float()
         for axes in self.flips[1:]:
-            scores += self.network(x.flip(axes), *args, **kwargs).float().flip(axes)
+            scores = scores + self.network(x.flip(axes), *args, **kwargs).float().flip(axes)
         return scores / len(self.flips) if len(self.flips) > 1 else scores
 
 
@@ -120,8 +120,8 @@ def check_flip_axes(flip_axes: Sequence[int], spatial_dims: int = 3) -> list[int
     allowed = list(range(1, spatial_dims))
     if len(set(flip_axes)) < len(flip_axes) or not set(flip_axes) <= set(allowed):
         msg = (
-            f"flip_axes is {list(flip_axes)}; give axes among {allowed}, each once. Axis 0 mirrors left and right, which "
-            "have names of their own."
+            f"flip_axes is {list(flip_axes)}; give axes among {allowed}, each once. Axis 0 mirrors left and right, "
+            "which have names of their own."
         )
         raise ValueError(msg)
     return list(flip_axes)

@@ -66,10 +66,9 @@ def transfer(
 ) -> TransferReport:
     """Load the weights of some parts of ``network`` from a pretrained one, and log what loaded.
 
-    Where the numbers of input channels differ, the convolutions that see the image (the first one, and a shortcut around
-    it) get the mean over the input channels, repeated, times C_old / C_new, so that an image whose channels are alike
-    gives the same features. A head for another number of
-    classes is never loaded, and not counted.
+    Where the numbers of input channels differ, the convolutions that see the image (the first one, and a shortcut
+    around it) get the mean over the input channels, repeated, times C_old / C_new, so that an image whose channels are
+    alike gives the same features. A head for another number of classes is never loaded, and not counted.
 
     Args:
         network: the plain network, changed in place.

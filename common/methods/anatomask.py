@@ -1,7 +1,7 @@
 """AnatoMask: a slow copy of the network finds the patches that are hard to reconstruct, and those are hidden.
 
-Source: Li et al., "AnatoMask", ECCV 2024, arXiv 2407.06468, section 3.3 and Algorithm 1, and the code published with it.
-Where the two disagree, or the code compares different units, the defaults follow METHODS.md (decision table, rows
+Source: Li et al., "AnatoMask", ECCV 2024, arXiv 2407.06468, section 3.3 and Algorithm 1, and the code published with
+it. Where the two disagree, or the code compares different units, the defaults follow METHODS.md (decision table, rows
 10-13) and a switch keeps the alternative. Without guidance it is SparK (arXiv 2301.03580).
 """
 

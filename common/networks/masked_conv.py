@@ -30,8 +30,8 @@ def visible_voxels(visible: Tensor, shape: Sequence[int]) -> Tensor:
     factors = [size // patches for size, patches in zip(shape, visible.shape[1:], strict=True)]
     if any(f < 1 or f * n != s for f, n, s in zip(factors, visible.shape[1:], shape, strict=True)):
         raise ValueError(
-            f"visible: {tuple(visible.shape[1:])} patches do not divide a map of {tuple(shape)}. Give a patch size that "
-            "is a multiple of the network's total stride, and divides the image."
+            f"visible: {tuple(visible.shape[1:])} patches do not divide a map of {tuple(shape)}. Give a patch size "
+            "that is a multiple of the network's total stride, and divides the image."
         )
     voxels = visible.float()
     for axis, factor in enumerate(factors, start=1):

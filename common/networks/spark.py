@@ -7,6 +7,7 @@ uses it (METHODS section 3.4).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ class SparK(STUNetEncoder):
         )
         self.decoder = nn.ModuleList(
             DecoderBlock(spatial_dims=spatial_dims, in_channels=wide, out_channels=narrow, norm=decoder_norm)
-            for wide, narrow in zip(widths, widths[1:], strict=False)
+            for wide, narrow in pairwise(widths)
         )
         self.head = make_conv(spatial_dims, widths[-1], in_channels, 1)
 

@@ -219,7 +219,7 @@ class STUNet(STUNetEncoder):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Image (B, C, *S) -> scores (B, out_channels, *S), or a list of them from fine to coarse."""
         *skips, y = self.encode(x)
-        decoded = []
+        decoded: list[Tensor] = []
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
             y = self._run(up, y, skip)
             decoded.insert(0, y)
