@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -45,13 +46,19 @@ class AutocastInferer(Inferer):
 
 
 class _FloatScores:
-    """The network with float32 scores, so that overlapping windows are averaged exactly."""
+    """The network with float32 scores, so that overlapping windows and mirrored ones are averaged exactly."""
 
-    def __init__(self, network: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, network: Callable[..., torch.Tensor], flip_axes: Sequence[int] = ()) -> None:
         self.network = network
+        # of no axis, of each one, of each two ...: spatial axis a is axis a + 2 of (B, C, *S)
+        axes = [axis + 2 for axis in flip_axes]
+        self.flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self.network(x, *args, **kwargs).float()
+        scores = self.network(x, *args, **kwargs).float()
+        for axes in self.flips[1:]:
+            scores = scores + self.network(x.flip(axes), *args, **kwargs).float().flip(axes)
+        return scores / len(self.flips) if len(self.flips) > 1 else scores
 
 
 class WindowInferer(AutocastInferer):
@@ -64,6 +71,12 @@ class WindowInferer(AutocastInferer):
         sw_batch_size: windows (or slices) per forward pass.
         precision: see :class:`AutocastInferer`.
         stitch_device: where scores are collected; ``"cpu"`` when the scores of a whole volume do not fit the GPU.
+        flip_axes: average the scores over windows mirrored along these axes, all combinations: 1 (front to back) and 2
+            (feet to head). Axis 0 would turn left structures into right ones, which have names of their own. A network
+            that was trained without mirrored crops does not gain from it.
+
+    Raises:
+        ValueError: for other axes, or a ``roi_size`` that does not fit.
     """
 
     def __init__(
@@ -76,12 +89,14 @@ class WindowInferer(AutocastInferer):
         precision: str = "auto",
         channels_last: bool = False,
         stitch_device: str | None = None,
+        flip_axes: Sequence[int] = (),
     ) -> None:
         if spatial_dims == 2 and tuple(roi_size)[-1] != 1:
             msg = (
                 f"roi_size is {list(roi_size)}; a 2D network takes axial slices: let it end with 1, e.g. [256, 256, 1]."
             )
             raise ValueError(msg)
+        self.flip_axes = check_flip_axes(flip_axes, spatial_dims)
         windows: dict[str, Any] = {
             "sw_batch_size": sw_batch_size,
             "overlap": overlap,
@@ -97,4 +112,16 @@ class WindowInferer(AutocastInferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Scores (B, N + 1, *S) in float32 of an image (B, C, *S) of any size."""
-        return super().__call__(inputs, _FloatScores(network), *args, **kwargs)
+        return super().__call__(inputs, _FloatScores(network, self.flip_axes), *args, **kwargs)
+
+
+def check_flip_axes(flip_axes: Sequence[int], spatial_dims: int = 3) -> list[int]:
+    """``flip_axes`` itself; raises ``ValueError`` for an axis that must not be mirrored, or is given twice."""
+    allowed = list(range(1, spatial_dims))
+    if len(set(flip_axes)) < len(flip_axes) or not set(flip_axes) <= set(allowed):
+        msg = (
+            f"flip_axes is {list(flip_axes)}; give axes among {allowed}, each once. Axis 0 mirrors left and right, "
+            "which have names of their own."
+        )
+        raise ValueError(msg)
+    return list(flip_axes)

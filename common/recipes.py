@@ -149,7 +149,7 @@ def random_crops(
     structures: Mapping[str, int] | None = None,
     rotate_degrees: float = 12.0,
     scale: float = 0.15,
-    flip: bool = False,
+    flip: bool | Sequence[int] = False,
     noise_hu: float = 10.0,
 ) -> Compose:
     """The random part of training: a crop, small deformations in space and intensity, network channels.
@@ -163,7 +163,7 @@ def random_crops(
         structures: crop the ``label`` too.
         rotate_degrees: largest rotation about every axis (about the slice normal in 2D).
         scale: largest relative change of size.
-        flip: mirror along every axis with probability 0.5.
+        flip: mirror along every axis, or along the axes given, with probability 0.5 each.
         noise_hu: largest standard deviation of added Gaussian noise, HU.
     """
     keys = ["image"] if structures is None else ["image", "label"]
@@ -187,8 +187,8 @@ def random_crops(
         )
     steps.append(CastToTyped(keys="image", dtype=torch.float32))
     in_plane = spatial_dims == 2  # a crop of one slice is turned and scaled within its plane
-    if flip:
-        steps += [RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in range(spatial_dims)]
+    axes = range(spatial_dims if flip else 0) if isinstance(flip, bool) else flip
+    steps += [RandFlipd(keys=keys, prob=0.5, spatial_axis=axis) for axis in axes]
     if deforms:
         turn = math.radians(rotate_degrees)
         steps.append(

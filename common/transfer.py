@@ -22,7 +22,7 @@ class TransferReport:
 
     Attributes:
         loaded: names that were loaded, those of ``adapted`` among them.
-        adapted: first convolution, when the numbers of input channels differ.
+        adapted: convolutions that see the image, when the numbers of input channels differ.
         missing: names of the network that the file does not have.
         unexpected: names of the file that the network does not have.
         mismatched: name and both shapes where they do not fit.
@@ -66,9 +66,9 @@ def transfer(
 ) -> TransferReport:
     """Load the weights of some parts of ``network`` from a pretrained one, and log what loaded.
 
-    Where the numbers of input channels differ, the first convolution gets the mean over the input channels, repeated,
-    times C_old / C_new, so that an image whose channels are alike gives the same features. A head for another number of
-    classes is never loaded, and not counted.
+    Where the numbers of input channels differ, the convolutions that see the image (the first one, and a shortcut
+    around it) get the mean over the input channels, repeated, times C_old / C_new, so that an image whose channels are
+    alike gives the same features. A head for another number of classes is never loaded, and not counted.
 
     Args:
         network: the plain network, changed in place.
@@ -98,12 +98,12 @@ def transfer(
     report.unexpected = [name for name in weights if _is_in(name, parts) and name not in wanted]
     fitting: dict[str, Tensor] = {}
     total = loaded = 0
-    first = _first_convolution(wanted)
+    seen = _image_channels(wanted, weights)
     for name, old in wanted.items():
         if not _is_in(name, parts):
             continue
         new = weights.get(name)
-        if new is not None and name == first and _differs_in_input_channels(new, old):
+        if new is not None and _sees_the_image(new, old, seen):
             new = _adapted(new, old.shape[1])
             report.adapted.append(name)
         fits = new is not None and new.shape == old.shape
@@ -132,12 +132,19 @@ def _is_in(name: str, parts: Sequence[str]) -> bool:
     return name.split(".")[0] in parts
 
 
-def _first_convolution(wanted: Mapping[str, Tensor]) -> str | None:
-    return next((name for name, value in wanted.items() if name.endswith("weight") and value.ndim > 2), None)
+def _image_channels(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Input channels of the first convolution in the file and in the network, where they differ."""
+    first = next((name for name, value in wanted.items() if name.endswith("weight") and value.ndim > 2), None)
+    if first is None or first not in weights or weights[first].ndim != wanted[first].ndim:
+        return None
+    found, needed = weights[first].shape[1], wanted[first].shape[1]
+    return (found, needed) if found != needed else None
 
 
-def _differs_in_input_channels(new: Tensor, old: Tensor) -> bool:
-    return new.ndim == old.ndim and new.shape[1] != old.shape[1] and new[:, :1].shape == old[:, :1].shape
+def _sees_the_image(new: Tensor, old: Tensor, channels: tuple[int, int] | None) -> bool:
+    if channels is None or old.ndim <= 2 or new.ndim != old.ndim:
+        return False
+    return (new.shape[1], old.shape[1]) == channels and new[:, :1].shape == old[:, :1].shape
 
 
 def _adapted(weight: Tensor, in_channels: int) -> Tensor:

@@ -68,3 +68,21 @@ def test_slices_for_a_2d_network() -> None:
 def test_2d_window_must_be_a_slice() -> None:
     with pytest.raises(ValueError, match="end with 1"):
         WindowInferer(roi_size=[8, 8, 8], spatial_dims=2)
+
+
+def test_mirrored_windows_are_averaged() -> None:
+    """A network that looks at what lies behind or below; its mirror images look at the other sides."""
+
+    def behind_and_below(x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, 3) + 10 * x.roll(1, 4)
+
+    image = torch.rand(1, 1, 8, 8, 8)
+    scores = WindowInferer(roi_size=[8, 8, 8], precision="fp32", flip_axes=[1, 2])(image, behind_and_below)
+    sides = [image.roll(1, 3), image.roll(-1, 3), 10 * image.roll(1, 4), 10 * image.roll(-1, 4)]
+    torch.testing.assert_close(scores, torch.stack(sides).sum(0) / 2)
+
+
+@pytest.mark.parametrize(("axes", "spatial_dims"), [([0], 3), ([1, 1], 3), ([2], 2)])
+def test_left_and_right_are_never_mirrored(axes: list[int], spatial_dims: int) -> None:
+    with pytest.raises(ValueError, match="left and right"):
+        WindowInferer(roi_size=[8, 8, 1], spatial_dims=spatial_dims, flip_axes=axes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, RandFlipd
 from torch.utils.data import default_collate
 
 from common.data.datalist import training_items
@@ -161,3 +161,9 @@ def test_turned_crops_have_no_smeared_borders(items: list[dict]) -> None:
 class Identity(MapTransform):
     def __call__(self, data: dict) -> dict:
         return data
+
+
+def test_crops_are_mirrored_along_the_axes_given() -> None:
+    for flip, mirrored in ((False, []), (True, [0, 1, 2]), ([2], [2]), ([], [])):
+        crops = random_crops(roi_size=(8, 8, 8), spatial_dims=3, channels=channels(), flip=flip)
+        assert [t.flipper.spatial_axis for t in crops.transforms if isinstance(t, RandFlipd)] == mirrored

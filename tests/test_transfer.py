@@ -100,6 +100,23 @@ def test_first_convolution_adapts_to_the_input_channels(pretrained: tuple[Net, P
     )
 
 
+def test_a_shortcut_around_the_first_convolution_adapts_too(tmp_path: Path) -> None:
+    def block(in_channels: int) -> nn.ModuleDict:
+        stage = {
+            "conv": nn.Conv2d(in_channels, 2, 3),
+            "later": nn.Conv2d(2, 2, 3),
+            "shortcut": nn.Conv2d(in_channels, 2, 1),
+        }
+        return nn.ModuleDict({"stage": nn.ModuleDict(stage)})
+
+    source, target = block(1), block(2)
+    save_pretrained(tmp_path / "ssl.pt", source, {})
+    report = transfer(target, tmp_path / "ssl.pt", parts=["stage"])
+    assert report.adapted == ["stage.conv.weight", "stage.shortcut.weight"]
+    shortcut = target["stage"]["shortcut"].weight
+    torch.testing.assert_close(shortcut, source["stage"]["shortcut"].weight.repeat(1, 2, 1, 1) / 2)
+
+
 def test_too_little_fits_and_nothing_changes(pretrained: tuple[Net, Path]) -> None:
     _, path = pretrained
     target = Net(width=8)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import monai.bundle
@@ -14,6 +15,7 @@ import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common.data.structures import ALL_STRUCTURES
+from common.transforms.structures import check_structures
 from tests.bundles.discovery import BASE_CONFIGS, BUNDLES, NAMES, OVERLAYS, REPOSITORY, config, config_file, expressions
 
 CONFIGS = [(name, c) for name in NAMES for c in (*BASE_CONFIGS, *OVERLAYS)]
@@ -95,6 +97,27 @@ def test_structures_metadata_and_network_agree(name: str) -> None:
     parser = ConfigParser(config(name, "inference"))
     network = parser.get_parsed_content("network_def#out_channels")
     assert network == output["num_channels"]
+
+
+@pytest.mark.parametrize(("bundle", "file"), [(b, f) for b in BUNDLES for f in b.glob("configs/structures_*.json")])
+def test_label_maps_number_each_name_once(bundle: Path, file: Path) -> None:
+    """Ready maps of public datasets, ids 1 to N; their number of structures is in the file's name or known."""
+    content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    assert list(content) == ["_summary_", "structures"]
+    ids = list(content["structures"].values())
+    known = {"btcv": 13, "flare22": 13}
+    label_map = file.stem.removeprefix("structures_")
+    assert ids == list(range(1, (known.get(label_map) or int(label_map.split("_")[-1])) + 1))
+    assert check_structures(content["structures"])
+    outputs = ConfigParser({**config(bundle.name, "inference"), **content}).get_parsed_content(
+        "network_def#out_channels"
+    )
+    assert outputs == len(ids) + 1
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len({key for key, _ in pairs}) == len(pairs)
+    return dict(pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
