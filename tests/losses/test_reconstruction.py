@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.losses.reconstruction import masked_patch_loss, patch_loss_map, patchify
-from common.masking.patches import patch_mask, upsample_patch_mask
+from common.losses.reconstruction import masked_patch_loss, patch_loss_map
+from common.masking.patches import patch_mask, patchify, upsample_patch_mask
 
 
 def images(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
