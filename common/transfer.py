@@ -22,7 +22,7 @@ class TransferReport:
 
     Attributes:
         loaded: names that were loaded, those of ``adapted`` among them.
-        adapted: first convolution, when the numbers of input channels differ.
+        adapted: first convolution, when the numbers of input channels differ; positions of another image size.
         missing: names of the network that the file does not have.
         unexpected: names of the file that the network does not have.
         mismatched: name and both shapes where they do not fit.
@@ -42,7 +42,7 @@ class TransferReport:
         """One readable paragraph."""
         lines = [f"{len(self.loaded)} tensors loaded, {self.share:.1%} of the weights asked for"]
         for what, names in (
-            ("adapted to the number of input channels", self.adapted),
+            ("adapted to the input", self.adapted),
             ("not in the file", self.missing),
             ("not in the network", self.unexpected),
             ("of another shape", self.mismatched),
@@ -67,8 +67,9 @@ def transfer(
     """Load the weights of some parts of ``network`` from a pretrained one, and log what loaded.
 
     Where the numbers of input channels differ, the first convolution gets the mean over the input channels, repeated,
-    times C_old / C_new, so that an image whose channels are alike gives the same features. A head for another number of
-    classes is never loaded, and not counted.
+    times C_old / C_new, so that an image whose channels are alike gives the same features. What depends on the size of
+    the image, such as position embeddings, is fitted by the module itself (``adapt_weight(name, weight)``, ``None``
+    where it cannot). A head for another number of classes is never loaded, and not counted.
 
     Args:
         network: the plain network, changed in place.
@@ -106,6 +107,9 @@ def transfer(
         if new is not None and name == first and _differs_in_input_channels(new, old):
             new = _adapted(new, old.shape[1])
             report.adapted.append(name)
+        elif new is not None and new.shape != old.shape and (fitted := _fitted(network, name, new)) is not None:
+            new = fitted
+            report.adapted.append(name)
         fits = new is not None and new.shape == old.shape
         if new is None:
             report.missing.append(name)
@@ -138,6 +142,12 @@ def _first_convolution(wanted: Mapping[str, Tensor]) -> str | None:
 
 def _differs_in_input_channels(new: Tensor, old: Tensor) -> bool:
     return new.ndim == old.ndim and new.shape[1] != old.shape[1] and new[:, :1].shape == old[:, :1].shape
+
+
+def _fitted(network: nn.Module, name: str, weight: Tensor) -> Tensor | None:
+    owner, _, own_name = name.rpartition(".")
+    adapt = getattr(network.get_submodule(owner), "adapt_weight", None)
+    return None if adapt is None else adapt(own_name, weight)
 
 
 def _adapted(weight: Tensor, in_channels: int) -> Tensor:
