@@ -47,6 +47,58 @@ def parameter_groups(
     ]
 
 
+def layer_decay_groups(
+    network: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float,
+    encoder: str = "vit",
+    positions: str = "position_embeddings",
+) -> list[dict]:
+    """Groups for a torch optimizer: the deeper a layer of a pretrained transformer, the smaller its learning rate.
+
+    Patch and position embedding are layer 0, the n blocks layers 1 to n, and what follows them layer n + 1, which has
+    the whole rate; a layer l has ``layer_decay ** (n + 1 - l)`` of it (BEiT, MAE, SelfMedMAE).
+
+    Args:
+        network: has a transformer with ``patch_embedding`` and ``blocks``; everything else counts as its head.
+        lr: learning rate of the head, and of everything when ``layer_decay`` is 1 (a network from scratch).
+        weight_decay: of weights with two or more axes; vectors and positions get none.
+        layer_decay: in (0, 1].
+        encoder: name of the child module that is the transformer.
+        positions: last part of the name of position embeddings.
+
+    Returns:
+        Up to two groups per layer: decayed, not decayed.
+
+    Raises:
+        ValueError: for a decay out of range.
+    """
+    if not 0 < layer_decay <= 1:
+        msg = f"layer_decay: got {layer_decay}. Give a factor above 0 and at most 1 (1 = one learning rate for all)."
+        raise ValueError(msg)
+    last = len(network.get_submodule(f"{encoder}.blocks")) + 1  # type: ignore[arg-type]
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in _named_parameters([network]):
+        parts = name.split(".")
+        layer = last
+        if parts[:2] == [encoder, "patch_embedding"]:
+            layer = 0
+        elif parts[:2] == [encoder, "blocks"]:
+            layer = 1 + int(parts[2])
+        decayed = parameter.ndim > 1 and parts[-1] != positions
+        groups.setdefault((layer, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * layer_decay ** (last - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (layer, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
 def _named_parameters(modules: Iterable[nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:
     for module in modules:
         for name, parameter in module.named_parameters():

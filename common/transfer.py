@@ -22,7 +22,8 @@ class TransferReport:
 
     Attributes:
         loaded: names that were loaded, those of ``adapted`` among them.
-        adapted: convolutions that see the image, when the numbers of input channels differ.
+        adapted: convolutions that see the image, when the numbers of input channels differ; positions of another image
+            size.
         missing: names of the network that the file does not have.
         unexpected: names of the file that the network does not have.
         mismatched: name and both shapes where they do not fit.
@@ -42,7 +43,7 @@ class TransferReport:
         """One readable paragraph."""
         lines = [f"{len(self.loaded)} tensors loaded, {self.share:.1%} of the weights asked for"]
         for what, names in (
-            ("adapted to the number of input channels", self.adapted),
+            ("adapted to the input", self.adapted),
             ("not in the file", self.missing),
             ("not in the network", self.unexpected),
             ("of another shape", self.mismatched),
@@ -68,7 +69,9 @@ def transfer(
 
     Where the numbers of input channels differ, the convolutions that see the image (the first one, and a shortcut
     around it) get the mean over the input channels, repeated, times C_old / C_new, so that an image whose channels are
-    alike gives the same features. A head for another number of classes is never loaded, and not counted.
+    alike gives the same features. What depends on the size of the image, such as position embeddings, is fitted by the
+    module itself (``adapt_weight(name, weight)``, ``None`` where it cannot). A head for another number of classes is
+    never loaded, and not counted.
 
     Args:
         network: the plain network, changed in place.
@@ -105,6 +108,9 @@ def transfer(
         new = weights.get(name)
         if new is not None and _sees_the_image(new, old, seen):
             new = _adapted(new, old.shape[1])
+            report.adapted.append(name)
+        elif new is not None and new.shape != old.shape and (fitted := _fitted(network, name, new)) is not None:
+            new = fitted
             report.adapted.append(name)
         fits = new is not None and new.shape == old.shape
         if new is None:
@@ -145,6 +151,12 @@ def _sees_the_image(new: Tensor, old: Tensor, channels: tuple[int, int] | None) 
     if channels is None or old.ndim <= 2 or new.ndim != old.ndim:
         return False
     return (new.shape[1], old.shape[1]) == channels and new[:, :1].shape == old[:, :1].shape
+
+
+def _fitted(network: nn.Module, name: str, weight: Tensor) -> Tensor | None:
+    owner, _, own_name = name.rpartition(".")
+    adapt = getattr(network.get_submodule(owner), "adapt_weight", None)
+    return None if adapt is None else adapt(own_name, weight)
 
 
 def _adapted(weight: Tensor, in_channels: int) -> Tensor:

@@ -28,10 +28,10 @@ from monai.losses.dice import DiceCELoss
 from monai.losses.ssim_loss import SSIMLoss as MonaiSSIMLoss
 from torch import Tensor
 
-from common.losses.reconstruction import patchify
 from common.losses.segmentation import PartialDiceCELoss
 from common.losses.ssim import SSIMLoss
 from common.masking.lesion import cluster_patches
+from common.masking.patches import patchify
 
 
 @dataclass

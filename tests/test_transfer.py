@@ -13,6 +13,9 @@ from torch import nn
 
 from common.checkpoints import save_atomic, save_pretrained
 from common.errors import InputError
+from common.networks.masked_autoencoder import MaskedAutoencoder
+from common.networks.unetr import UNETR
+from common.networks.vit import ViT
 from common.transfer import transfer
 
 
@@ -162,3 +165,41 @@ def test_refused(pretrained: tuple[Net, Path], arguments: dict[str, Any], messag
 def test_share_out_of_range(pretrained: tuple[Net, Path]) -> None:
     with pytest.raises(ValueError, match="min_share"):
         transfer(Net(), pretrained[1], min_share=90)
+
+
+def unetr(size: int) -> UNETR:
+    return UNETR(img_size=(size,) * 3, out_channels=2, patch_size=8, feature_size=4, hidden_size=24, depth=3, n_heads=2)
+
+
+class TestTransformer:
+    """What a masked autoencoder learned goes into UNETR."""
+
+    def pretrained(self, tmp_path: Path) -> tuple[ViT, Path]:
+        vit = ViT(img_size=(32, 32, 32), patch_size=8, hidden_size=24, depth=3, n_heads=2)
+        for parameter in vit.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        network = MaskedAutoencoder(vit, decoder_hidden_size=12, decoder_n_heads=2, decoder_depth=1)
+        save_pretrained(tmp_path / "ssl.pt", network, {})
+        return vit, tmp_path / "ssl.pt"
+
+    def test_features_of_an_unmasked_image_agree(self, tmp_path: Path) -> None:
+        vit, path = self.pretrained(tmp_path)
+        network = unetr(32)
+        report = transfer(network, path, parts=["vit"], min_share=1.0)
+        assert report.share == 1.0
+        assert report.missing == report.unexpected == report.mismatched == report.adapted == []
+        x = torch.rand(2, 1, 32, 32, 32)
+        tokens, states = vit(x)
+        found, found_states = network.vit(x)
+        assert torch.equal(found, tokens)
+        assert all(torch.equal(a, b) for a, b in zip(found_states, states, strict=True))
+        assert all(p.requires_grad for p in network.parameters())  # positions too: in UNETR they learn
+
+    def test_positions_are_stretched_to_another_crop(self, tmp_path: Path) -> None:
+        vit, path = self.pretrained(tmp_path)
+        network = unetr(48)
+        report = transfer(network, path, parts=["vit"], min_share=1.0)
+        assert report.adapted == ["vit.patch_embedding.position_embeddings"]
+        assert "1 adapted to the input" in str(report)
+        x = torch.rand(1, 1, 48, 48, 48)
+        torch.testing.assert_close(network.vit(x)[0], vit(x)[0])

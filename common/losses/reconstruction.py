@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from common.masking.patches import as_patch_size
+from common.masking.patches import patchify
 
 KINDS = ("mse", "l1")
 NORMALISATIONS = (False, "unbiased", "biased")
@@ -16,30 +15,24 @@ REDUCTIONS = ("global", "per_sample")
 _EPS = 1e-6
 
 
-def patchify(image: Tensor, patch_size: int | Sequence[int]) -> Tensor:
-    """Cut an image into patches.
+def normalise_patches(patches: Tensor, *, variance: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches with mean 0 and variance 1, each by its own: a target that is blind to brightness and contrast.
 
     Args:
-        image: (B, C, *S).
-        patch_size: edge in voxels, one or one per axis; must divide S.
+        patches: (B, n, P).
+        variance: ``"unbiased"`` (MAE, SparK) or ``"biased"`` (SelfMedMAE).
 
     Returns:
-        (B, n, p^d * C): patches in the order of the grid, in each patch voxels first and channels last.
+        ``(x - mean) / sd``, mean and sd = ``sqrt(var + 1e-6)`` (B, n, 1), all float32.
 
     Raises:
-        ValueError: when the patches do not divide the image.
+        ValueError: for an unknown variance.
     """
-    batch, channels, *shape = image.shape
-    edges = as_patch_size(patch_size, len(shape))
-    grid = [s // p for s, p in zip(shape, edges, strict=True)]
-    if any(g * p != s for g, p, s in zip(grid, edges, shape, strict=True)):
-        raise ValueError(
-            f"patch_size: {edges} does not divide an image of {tuple(shape)} voxels. Crop or pad the image."
-        )
-    d = len(shape)
-    cut = image.reshape(batch, channels, *(size for pair in zip(grid, edges, strict=True) for size in pair))
-    order = [0, *range(2, 2 + 2 * d, 2), *range(3, 3 + 2 * d, 2), 1]
-    return cut.permute(order).reshape(batch, math.prod(grid), -1)
+    if variance not in NORMALISATIONS[1:]:
+        raise ValueError(f"variance: got {variance!r}. Allowed are {', '.join(map(repr, NORMALISATIONS[1:]))}.")
+    spread, mean = torch.var_mean(patches.float(), dim=-1, keepdim=True, correction=int(variance == "unbiased"))
+    sd = (spread + _EPS).sqrt()
+    return (patches.float() - mean) / sd, mean, sd
 
 
 def patch_loss_map(
@@ -76,8 +69,7 @@ def patch_loss_map(
     with torch.autocast(device_type=target.device.type, enabled=False):
         found, wanted = patchify(reconstruction.float(), patch_size), patchify(target.float(), patch_size)
         if normalise:
-            variance, mean = torch.var_mean(wanted, dim=-1, keepdim=True, correction=int(normalise == "unbiased"))
-            wanted = (wanted - mean) / (variance + _EPS).sqrt()
+            wanted, _, _ = normalise_patches(wanted, variance=str(normalise))
         difference = found - wanted
         return (difference.square() if kind == "mse" else difference.abs()).mean(dim=-1)
 

@@ -1,4 +1,4 @@
-"""Random patches on a grid, 2D and 3D (MAE, SparK, ISD-MAE's spatial mask). ``True`` = hidden."""
+"""Patches on a grid, 2D and 3D, and random ones of them (MAE, SparK, ISD-MAE's spatial mask). ``True`` = hidden."""
 
 from __future__ import annotations
 
@@ -42,6 +42,57 @@ def check_rule(rule: str) -> str:
 def grid_size(shape: Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, ...]:
     """Patches per axis of an image of ``shape`` voxels; a patch that only partly fits counts as one."""
     return tuple(math.ceil(s / p) for s, p in zip(shape, as_patch_size(patch_size, len(shape)), strict=True))
+
+
+def patchify(image: Tensor, patch_size: int | Sequence[int]) -> Tensor:
+    """Cut an image into patches.
+
+    Args:
+        image: (B, C, *S).
+        patch_size: edge in voxels, one or one per axis; must divide S.
+
+    Returns:
+        (B, n, p^d * C): patches in the order of the grid, in each patch voxels first and channels last.
+
+    Raises:
+        ValueError: when the patches do not divide the image.
+    """
+    batch, channels, *shape = image.shape
+    edges = as_patch_size(patch_size, len(shape))
+    grid = [s // p for s, p in zip(shape, edges, strict=True)]
+    if any(g * p != s for g, p, s in zip(grid, edges, shape, strict=True)):
+        raise ValueError(
+            f"patch_size: {edges} does not divide an image of {tuple(shape)} voxels. Crop or pad the image."
+        )
+    d = len(shape)
+    cut = image.reshape(batch, channels, *(size for pair in zip(grid, edges, strict=True) for size in pair))
+    order = [0, *range(2, 2 + 2 * d, 2), *range(3, 3 + 2 * d, 2), 1]
+    return cut.permute(order).reshape(batch, math.prod(grid), -1)
+
+
+def unpatchify(patches: Tensor, patch_size: int | Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The image (B, C, *shape) whose patches these are; undoes :func:`patchify`.
+
+    Args:
+        patches: (B, n, p^d * C).
+        patch_size: edge in voxels, one or one per axis.
+        shape: S in voxels.
+
+    Raises:
+        ValueError: when an image of that shape has other patches.
+    """
+    edges = as_patch_size(patch_size, len(shape))
+    grid = grid_size(shape, edges)
+    voxels = math.prod(edges)
+    if patches.shape[1] != math.prod(grid) or patches.shape[2] % voxels:
+        raise ValueError(
+            f"patches: got {tuple(patches.shape)} for an image of {tuple(shape)} voxels. Give {math.prod(grid)} "
+            f"patches of {voxels} voxels times the channels."
+        )
+    d = len(shape)
+    cut = patches.reshape(len(patches), *grid, *edges, -1)
+    order = [0, 1 + 2 * d, *(axis for i in range(d) for axis in (1 + i, 1 + d + i))]
+    return cut.permute(order).reshape(len(patches), -1, *shape)
 
 
 def n_masked_patches(n: int, mask_ratio: float, rule: str = "floor_keep") -> int:

@@ -21,7 +21,7 @@ from common.losses.consistency import (
     mean_over_hidden,
     update_categories,
 )
-from common.losses.reconstruction import patch_loss_map, patchify
+from common.losses.reconstruction import patch_loss_map
 from common.masking.enclosed import enclosed_by_tissue
 from common.masking.generator import MaskGenerator
 from common.masking.lesion import (
@@ -32,7 +32,7 @@ from common.masking.lesion import (
     lesion_mask,
     n_lesion_patches,
 )
-from common.masking.patches import as_patch_size, upsample_patch_mask
+from common.masking.patches import as_patch_size, patchify, upsample_patch_mask
 from common.masking.schedules import linear, log
 
 

@@ -16,6 +16,12 @@ from tests.bundles.running import assert_same_weights, copy_bundle, file, run, t
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
+NETWORK_SIZES = {
+    *("backbone", "decoder_channels", "features"),
+    *("hidden_size", "depth", "n_heads", "feature_size"),
+    *("decoder_hidden_size", "decoder_n_heads", "decoder_depth", "predictor_depth"),
+}
+
 
 def test_one_command_leaves_both_models_and_the_evidence(name: str, trained: dict[str, Path]) -> None:
     root = trained[name]
@@ -195,7 +201,7 @@ def test_images_alone_can_be_pretrained_on(name: str, phantom_dir: Path, tmp_pat
 def test_the_papers_2d_setting_runs_from_training_to_masks(name: str, phantom_dir: Path, tmp_path: Path) -> None:
     root = copy_bundle(name, tmp_path)
     small = {"roi_size": [32, 32, 1], "spacing": [6.0, 6.0, -1.0]}
-    kept = {k: v for k, v in tiny(root).items() if k in ("backbone", "decoder_channels", "features")}
+    kept = {k: v for k, v in tiny(root).items() if k in NETWORK_SIZES}
     small = {**small, **kept}
     steps = {"pretrain_epochs": 1, "pretrain_steps": 2, "epochs": 1, "steps": 2, "val_fraction": 0.5}
     options = {"bundle_root": str(root), "logging_file": False, "device": "cpu", **small}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.losses.reconstruction import masked_patch_loss, patch_loss_map, patchify
-from common.masking.patches import patch_mask, upsample_patch_mask
+from common.losses.reconstruction import masked_patch_loss, normalise_patches, patch_loss_map
+from common.masking.patches import patch_mask, patchify, upsample_patch_mask
 
 
 def images(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,3 +111,17 @@ def test_bad_arguments_are_refused():
         masked_patch_loss(x, y, mask, patch_size=2, reduction="sum")
     with pytest.raises(ValueError, match="one value per patch"):
         masked_patch_loss(x, y, mask[:, :1], patch_size=2)
+
+
+def test_normalised_patches_and_the_way_back():
+    patches = torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])
+    for variance, sd in (("biased", 1.0), ("unbiased", 2**0.5)):
+        normalised, mean, spread = normalise_patches(patches, variance=variance)
+        torch.testing.assert_close(normalised[0, 0], torch.tensor([-1.0, 1.0]) / sd)
+        assert normalised[0, 1].tolist() == [0, 0]  # a flat patch is no division by 0
+        torch.testing.assert_close(normalised * spread + mean, patches)
+
+
+def test_unknown_variance():
+    with pytest.raises(ValueError, match="variance"):
+        normalise_patches(torch.zeros(1, 1, 2), variance="other")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.losses.reconstruction import patchify
 from common.masking.lesion import cluster_patches, eligible_patches, lesion_mask, n_lesion_patches
+from common.masking.patches import patchify
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.masking.patches import grid_size, n_masked_patches, patch_mask, upsample_patch_mask
+from common.masking.patches import (
+    grid_size,
+    n_masked_patches,
+    patch_mask,
+    patchify,
+    unpatchify,
+    upsample_patch_mask,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -92,3 +99,15 @@ def test_bad_arguments_are_refused():
         n_masked_patches(4, 0.5, "bernoulli")
     with pytest.raises(ValueError, match=r"has \(4, 4\)"):
         upsample_patch_mask(torch.zeros(1, 2, 2, dtype=torch.bool), 2, (8, 8))
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((6, 4), (3, 2)), ((4, 6, 8), (2, 3, 4))])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unpatchify_undoes_patchify(shape, patch, channels):
+    x = torch.rand(2, channels, *shape, generator=generator())
+    assert torch.equal(unpatchify(patchify(x, patch), patch, shape), x)
+
+
+def test_unpatchify_refuses_another_shape():
+    with pytest.raises(ValueError, match="Give 4 patches of 4 voxels"):
+        unpatchify(torch.zeros(1, 6, 4), 2, (4, 4))

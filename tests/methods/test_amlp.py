@@ -9,7 +9,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import nn
 
-from common.losses.reconstruction import patchify
+from common.masking.patches import patchify
 from common.methods.amlp import AMLP, AMLPLoss
 
 

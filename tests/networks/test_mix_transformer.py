@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.networks.mix_transformer import VARIANTS, DropPath, EfficientSelfAttention, MixTransformer
+from common.networks.drop_path import DropPath
+from common.networks.mix_transformer import VARIANTS, EfficientSelfAttention, MixTransformer
 
 
 def n_parameters(module: nn.Module) -> int:
