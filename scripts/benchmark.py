@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import monai
 import torch
@@ -28,10 +29,14 @@ from monai.losses.dice import DiceCELoss
 from monai.losses.ssim_loss import SSIMLoss as MonaiSSIMLoss
 from torch import Tensor
 
+from common.losses.ranking import pairwise_ranking_loss
 from common.losses.segmentation import PartialDiceCELoss
 from common.losses.ssim import SSIMLoss
 from common.masking.lesion import cluster_patches
 from common.masking.patches import patchify
+from common.methods.selfmedhpm import SelfMedHPM, SelfMedHPMLoss
+from common.networks.masked_autoencoder import MaskedAutoencoder
+from common.networks.vit import SIZES, ViT
 
 
 @dataclass
@@ -93,6 +98,78 @@ def dice_ce(device: torch.device) -> Case:
     theirs = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
     ours = PartialDiceCELoss(n_classes=14)
     return Case(_step(ours, logits, label), _step(theirs, logits, label), "monai.losses.DiceCELoss")
+
+
+@row
+def ranking(device: torch.device) -> Case:
+    """Pairwise ranking loss, forward and backward, 4 x 162 hidden patches"""
+    return _ranking(device, _ranking_as_printed, "both lines of Eq. 1 as matrices, with log(sigmoid + 1e-6)")
+
+
+@row
+def ranking_loop(device: torch.device) -> Case:
+    """The same of one sample against one operation per pair"""
+    return _ranking(device, _ranking_pair_by_pair, "Eq. 1 pair by pair in Python", batch=1)
+
+
+def _ranking(device: torch.device, theirs: Callable[[Tensor, Tensor], Tensor], name: str, *, batch: int = 4) -> Case:
+    scores = torch.randn(batch, 162, device=device, requires_grad=True)
+    losses = torch.rand(batch, 162, device=device)
+    return Case(_step(pairwise_ranking_loss, scores, losses), _step(theirs, scores, losses), name)
+
+
+def _ranking_as_printed(scores: Tensor, losses: Tensor) -> Tensor:
+    harder = losses[:, :, None] > losses[:, None, :]
+    easier = losses[:, :, None] < losses[:, None, :]
+    p = torch.sigmoid(scores[:, :, None] - scores[:, None, :])
+    total = -(harder * torch.log(p + 1e-6)).sum() - (easier * torch.log(1 - p + 1e-6)).sum()
+    return total / (harder.sum() + easier.sum())
+
+
+def _ranking_pair_by_pair(scores: Tensor, losses: Tensor) -> Tensor:
+    costs = []
+    for sample, difficulty in zip(scores, losses.tolist(), strict=True):
+        n = len(difficulty)
+        for i, j in ((i, j) for i in range(n) for j in range(n) if difficulty[i] != difficulty[j]):
+            difference = sample[i] - sample[j]
+            costs.append(torch.nn.functional.softplus(-difference if difficulty[i] > difficulty[j] else difference))
+    return torch.stack(costs).mean()
+
+
+@row
+def mining(device: torch.device) -> Case:
+    """A pretraining step of selfMedHPM, ViT-B/16, one crop of 96 x 96 x 96, with AdamW and the teacher's update"""
+    return Case(
+        _pretraining_step(device, predictor_depth=8, mining=True),
+        _pretraining_step(device, predictor_depth=0, mining=False),
+        "the same without loss predictor and teacher (MAE)",
+    )
+
+
+@row
+def mining_four_blocks(device: torch.device) -> Case:
+    """The same with a loss predictor of 4 blocks, and a teacher that sees a quarter of the patches"""
+    return Case(
+        _pretraining_step(device, predictor_depth=4, mining=True, teacher_input="masked"),
+        _pretraining_step(device, predictor_depth=0, mining=False),
+        "the same without loss predictor and teacher (MAE)",
+    )
+
+
+def _pretraining_step(device: torch.device, *, predictor_depth: int, **options: Any) -> Callable[[], object]:
+    size: dict[str, Any] = dict(SIZES["B"])
+    vit = ViT(img_size=(96, 96, 96), **size)
+    method = SelfMedHPM(MaskedAutoencoder(vit, predictor_depth=predictor_depth), **options).to(device)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-4)
+    image, criterion = torch.rand(1, 1, 96, 96, 96, device=device), SelfMedHPMLoss()
+
+    def run() -> None:
+        optimizer.zero_grad()
+        criterion(method(image)).backward()
+        optimizer.step()
+        method.update_teacher()
+
+    return run
 
 
 @row

@@ -69,7 +69,10 @@ class SelfMedHPM(nn.Module):
         embedding = network.vit.patch_embedding
         n = math.prod(embedding.grid)
         if not 0 < n_masked_patches(n, mask_ratio) < n:
-            raise ValueError(f"mask_ratio: {mask_ratio} of {n} patches leaves none hidden or none visible.")
+            raise ValueError(
+                f"mask_ratio: {mask_ratio} of {n} patches leaves none hidden or none visible. Give a share that leaves "
+                "both."
+            )
         if not (0 <= alpha_start <= 1 and 0 <= alpha_end <= 1):
             raise ValueError(f"alpha_start, alpha_end: got {alpha_start} and {alpha_end}. Give shares in [0, 1].")
         if teacher_input not in TEACHER_INPUTS:

@@ -83,6 +83,17 @@ def test_variants(
     assert any(name.startswith("vit.") for name in weights(root / "models/pretrained/ssl.pt"))
 
 
+def test_the_teacher_follows_the_optimizer(phantom_dir: Path, tmp_path: Path) -> None:
+    """A teacher that keeps nothing of itself is the student after its last step."""
+    root = copy_bundle(NAME, tmp_path)
+    run(root, "pretrain", dataset_dir=str(phantom_dir), pretrain_epochs=1, momentum_start=0.0, momentum_end=0.0)
+    method = torch.load(root / "runs/pretrain/resume.pt", weights_only=True)["state"]["method"]
+    teacher = {name: value for name, value in method.items() if name.startswith("teacher.module.")}
+    assert teacher
+    for name, value in teacher.items():
+        assert torch.equal(value, method[name.replace("teacher.module.", "network.")]), name
+
+
 def test_fine_tuning_on_other_crops_than_pretraining(
     phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
