@@ -274,8 +274,8 @@ class Plan:
         arms: list[Arm] = []
         baselines: dict[str, str] = {}
         for variant in variants:
-            overrides = {**self.options.overrides, **variant.overrides}
-            config = variant.bundle.config("train", overrides={**overrides, **self._budget()})
+            overrides = {**self.options.overrides, **_settings(variant.overrides), **self._budget()}
+            config = variant.bundle.config("train", overrides=overrides)
             network = fingerprint(downstream(config))
             kind = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
             if network not in baselines:
@@ -324,7 +324,7 @@ class Plan:
 
     def _overrides(self, arm: Arm, *configs: str) -> dict[str, Any]:
         """Those of the comparison and of the arm; a row's ``component#argument`` is one of its pretraining."""
-        own = {k: v for k, v in arm.overrides.items() if "#" not in k or configs == ("pretrain",)}
+        own = arm.overrides if configs == ("pretrain",) else _settings(arm.overrides)
         return {**self.options.overrides, **own}
 
     def _config(self, arm: Arm, *configs: str) -> dict[str, Any]:
@@ -369,6 +369,11 @@ class Plan:
 def label_name(fraction: float) -> str:
     """E.g. ``labels_0.1``."""
     return f"labels_{fraction:g}"
+
+
+def _settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are settings, and not arguments of a component."""
+    return {name: value for name, value in overrides.items() if "#" not in name}
 
 
 def _voxels(config: Mapping[str, Any], batch_size: str) -> int:
