@@ -57,9 +57,9 @@ class Bundle:
         return parser.get()
 
     def known(self, overrides: Mapping[str, Any], *configs: str) -> dict[str, Any]:
-        """Those of the overrides whose id exists in these files."""
+        """Those of the overrides that these files have, or a component of theirs may take (``method#pool``)."""
         parser = ConfigParser(ConfigParser.load_config_files(self.files(*configs)))
-        return {name: value for name, value in overrides.items() if name in parser}
+        return {name: value for name, value in overrides.items() if name in parser or _is_argument(parser, name)}
 
     def check(self) -> None:
         """Refuse a bundle that does not have what a comparison sets.
@@ -119,6 +119,11 @@ def downstream(config: Mapping[str, Any]) -> dict[str, Any]:
 def fingerprint(content: Any) -> str:
     """Twelve hexadecimal digits of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _is_argument(parser: ConfigParser, name: str) -> bool:
+    parent = name.rpartition("#")[0]
+    return bool(parent) and parent in parser and isinstance(parser[parent], dict) and "_target_" in parser[parent]
 
 
 def _written_out(parser: ConfigParser, node: Any) -> Any:

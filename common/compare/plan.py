@@ -156,8 +156,11 @@ class Plan:
             include_held_out=options.include_held_out,
         )
         self._check_fractions()
-        self._check_overrides(bundles)
-        self.arms = self._arms(find_variants(bundles, options.presets))
+        variants = find_variants(bundles, options.presets)
+        self._check_known(options.overrides, bundles, "overrides")
+        for variant in variants:
+            self._check_known(variant.overrides, [variant.bundle], variant.name)
+        self.arms = self._arms(variants)
 
     @cached_property
     def by_name(self) -> dict[str, Arm]:
@@ -181,7 +184,7 @@ class Plan:
         """The pretraining that a fine-tuning seed starts from."""
         number = seed % self.options.pretrain_seeds
         key = f"pretrain/{arm.folder}/p{number}"
-        config = arm.bundle.config("pretrain", overrides=self._overrides(arm))
+        config = self._config(arm, "pretrain")
         length = self._pretrain_length(config)
         arguments = {
             **self._known(arm, "pretrain"),
@@ -205,7 +208,7 @@ class Plan:
             steps: another number than the comparison's (``scratch_long``).
         """
         key = f"train/{arm.folder}/{label_name(fraction)}/s{seed}/lr{candidate}"
-        config = arm.bundle.config("train", overrides=self._overrides(arm))
+        config = self._config(arm, "train")
         length = self._length(config, steps)
         lr, factor = self.candidates(arm)[candidate]
         structures = config["structures"]
@@ -232,7 +235,7 @@ class Plan:
     def test(self, train: Run, arm: Arm, fraction: float, seed: int) -> Run:
         """The metrics of a chosen run on the test cases."""
         key = f"test/{arm.folder}/{label_name(fraction)}/s{seed}"
-        structures = arm.bundle.config("train", overrides=self._overrides(arm))["structures"]
+        structures = self._config(arm, "train")["structures"]
         arguments = {
             **self._known(arm, "train", "evaluate"),
             **self._common(arm),
@@ -271,8 +274,8 @@ class Plan:
         arms: list[Arm] = []
         baselines: dict[str, str] = {}
         for variant in variants:
-            overrides = {**self.options.overrides, **variant.overrides}
-            config = variant.bundle.config("train", overrides={**overrides, **self._budget()})
+            overrides = {**self.options.overrides, **_settings(variant.overrides), **self._budget()}
+            config = variant.bundle.config("train", overrides=overrides)
             network = fingerprint(downstream(config))
             kind = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
             if network not in baselines:
@@ -319,11 +322,16 @@ class Plan:
         epochs = next(n for n in range(min(epochs, total), 0, -1) if total % n == 0)
         return {"pretrain_epochs": epochs, "pretrain_steps": total // epochs}
 
-    def _overrides(self, arm: Arm) -> dict[str, Any]:
-        return {**self.options.overrides, **arm.overrides}
+    def _overrides(self, arm: Arm, *configs: str) -> dict[str, Any]:
+        """Those of the comparison and of the arm; a row's ``component#argument`` is one of its pretraining."""
+        own = arm.overrides if configs == ("pretrain",) else _settings(arm.overrides)
+        return {**self.options.overrides, **own}
+
+    def _config(self, arm: Arm, *configs: str) -> dict[str, Any]:
+        return arm.bundle.config(*configs, overrides=self._overrides(arm, *configs))
 
     def _known(self, arm: Arm, *configs: str) -> dict[str, Any]:
-        return arm.bundle.known(self._overrides(arm), *configs)
+        return arm.bundle.known(self._overrides(arm, *configs), *configs)
 
     def _common(self, arm: Arm) -> dict[str, Any]:
         common: dict[str, Any] = {"bundle_root": str(arm.bundle.root), "dataset_dir": str(self.dataset_dir)}
@@ -348,19 +356,24 @@ class Plan:
                 raise InputError(msg)
             counts[n] = fraction
 
-    def _check_overrides(self, bundles: list[Bundle]) -> None:
+    def _check_known(self, overrides: Mapping[str, Any], bundles: list[Bundle], source: str) -> None:
         configs = ("pretrain", "train", "inference")
-        for name in self.options.overrides:
+        for name in overrides:
             if not any(bundle.known({name: None}, c) for bundle in bundles for c in configs):
                 names = sorted({key for bundle in bundles for c in configs for key in bundle.config(c)})
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-                hint = f"Did you mean {near[0]}?" if near else "See a bundle's train.json."
-                raise InputError(f"overrides: no chosen bundle has a setting '{name}'. {hint}")
+                hint = f"Did you mean {near[0]}?" if near else "See the bundle's train.json."
+                raise InputError(f"{source}: no setting '{name}' in {', '.join(b.name for b in bundles)}. {hint}")
 
 
 def label_name(fraction: float) -> str:
     """E.g. ``labels_0.1``."""
     return f"labels_{fraction:g}"
+
+
+def _settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are settings, and not arguments of a component."""
+    return {name: value for name, value in overrides.items() if "#" not in name}
 
 
 def _voxels(config: Mapping[str, Any], batch_size: str) -> int:

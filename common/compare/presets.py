@@ -1,7 +1,7 @@
 """Variants of a method: rows of its paper's ablation tables, each a set of overrides.
 
 A bundle's ``configs/presets.json`` holds ``{"table5": {"_summary_": ..., "row name": {setting: value}}}``; the method
-as its configs have it is always compared too.
+as its configs have it is always compared too. A setting ``component#argument`` is one of ``pretrain.json``.
 """
 
 from __future__ import annotations

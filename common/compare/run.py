@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import common
+from common.compare.lock import locked
 from common.compare.plan import Run
 from common.errors import InputError
 from common.files import write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows: start one comparison at a time there
-    fcntl = None  # type: ignore[assignment]
-
+COMMAND = [sys.executable, "-m", "monai.bundle", "run", "--args_file"]
 _REPOSITORY = Path(common.__file__).resolve().parent.parent
 _LOG_LINES = 12
 
@@ -74,7 +70,7 @@ def execute(out: Path, run: Run, *, threads: int = 0) -> bool:
         return True
     folder = out / run.key
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock") as lock:
+    with locked(folder / "lock") as lock:
         if lock is None:
             return False
         if record_of(out, run.key) is not None:  # done between the look above and the lock
@@ -88,7 +84,7 @@ def execute(out: Path, run: Run, *, threads: int = 0) -> bool:
 
 def _command(folder: Path, run: Run, threads: int, lock: int) -> float:
     """Run the command to its end and return its seconds. The child keeps the lock should this process be killed."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(folder / "arguments.json")]
+    command = [*COMMAND, str(folder / "arguments.json")]
     paths = [str(_REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if threads:
@@ -163,21 +159,3 @@ def _remove_leftovers(folder: Path) -> None:
     """Optimizer states and last models of complete runs: hundreds of runs would fill a disk with them."""
     for name in ("resume.pt", "model_final.pt"):
         (folder / name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int | None]:
-    """An open file that only one process has locked, ``None`` when another one has; -1 where there are no locks.
-
-    The kernel lets go of the lock when the last process that holds the file ends, however it ends.
-    """
-    if fcntl is None:
-        yield -1
-        return
-    with open(path, "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield file.fileno()

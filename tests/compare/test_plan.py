@@ -148,7 +148,7 @@ def test_commands_accept_their_arguments(make_plan, tmp_path: Path) -> None:
         ({"label_fractions": (0.05,)}, "leaves no labelled case"),
         ({"label_fractions": (1.0, 0.99)}, "both 3 labelled cases"),
         ({"label_fractions": (0.0,)}, "above 0"),
-        ({"overrides": {"spacin": 1}}, "Did you mean spacing"),
+        ({"overrides": {"spacingg": 1}}, "no setting .spacingg. in .*Did you mean spacing"),
         ({"overlays": ("smok",)}, "smok is a file"),
         ({"presets": ("isd_mae/nothing",)}, "no 'isd_mae/nothing'"),
         ({"seeds": 0}, "seeds: 0"),
