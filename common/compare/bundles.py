@@ -25,6 +25,8 @@ _DOWNSTREAM = (
     *("network_def", "loss", "optimizer", "lr_scheduler", "train#preprocessing", "train#inferer"),
     *("validate#preprocessing", "validate#inferer", "structures", "batch_size", "epochs", "steps", "val_interval"),
 )
+# settings of bundles that give pretrained layers smaller learning rates: from scratch, one rate serves everywhere
+ONE_RATE = {"body_lr_factor": 1.0, "layer_decay": 1.0}
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
@@ -112,7 +114,8 @@ def downstream(config: Mapping[str, Any]) -> dict[str, Any]:
     Two bundles for which this is equal train the same network from scratch, whatever they are called; they share one
     baseline. Learning rates are left out: the comparison sets them.
     """
-    parser = ConfigParser({**config, "lr": "LR", "body_lr_factor": 1.0})
+    rates = {name: rate for name, rate in {"lr": "LR", **ONE_RATE}.items() if name in config}
+    parser = ConfigParser({**config, **rates})
     return {name: _written_out(parser, parser[name]) for name in _DOWNSTREAM if name in parser}
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.compare.bundles import Bundle, downstream, find_bundles, fingerprint
+from common.compare.bundles import ONE_RATE, Bundle, downstream, find_bundles, fingerprint
 from common.compare.cases import ComparedCases, compared_cases
 from common.compare.presets import Variant, find_variants
 from common.data.cases import Case
@@ -220,7 +220,7 @@ class Plan:
             "seed": seed,
             **length,
             "lr": lr,
-            "body_lr_factor": factor,
+            **arm.bundle.known({"body_lr_factor": factor} if arm.kind == "pretrained" else ONE_RATE, "train"),
             "train#dataset#data": self._labelled(self.cases.labelled(fraction, seed), structures),
             "validate#dataset#data": self._labelled(self.cases.val, structures),
         }
