@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import nn
 
 
 def parameter_groups(
-    *modules: nn.Module, lr: float, weight_decay: float, body_lr_factor: float = 1.0, head: str = "head"
+    *modules: nn.Module,
+    lr: float,
+    weight_decay: float,
+    body_lr_factor: float = 1.0,
+    head: str | Collection[str] = "head",
 ) -> list[dict]:
     """Groups for a torch optimizer: body and head with learning rates of their own, no decay on norms and biases.
 
@@ -20,7 +24,7 @@ def parameter_groups(
         lr: learning rate of the head, and of everything when ``body_lr_factor`` is 1.
         weight_decay: of weights with two or more axes; vectors (norms, biases, temperatures) get none.
         body_lr_factor: learning rate of the body over that of the head.
-        head: name of the child module that counts as the head.
+        head: name of the child module that counts as the head, or several names: all that starts fresh.
 
     Returns:
         Up to four groups: (body, head) x (decayed, not decayed).
@@ -28,9 +32,10 @@ def parameter_groups(
     if not body_lr_factor > 0:
         msg = f"body_lr_factor is {body_lr_factor}; it must be positive (1 = one learning rate for all)."
         raise ValueError(msg)
+    heads = {head} if isinstance(head, str) else set(head)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in _named_parameters(modules):
-        key = (name.split(".")[0] == head, parameter.ndim > 1)
+        key = (name.split(".")[0] in heads, parameter.ndim > 1)
         groups.setdefault(key, []).append(parameter)
     return [
         {

@@ -24,6 +24,13 @@ def test_head_and_body_have_rates_of_their_own_and_vectors_no_decay() -> None:
     }
 
 
+def test_all_that_starts_fresh_can_have_the_heads_rate() -> None:
+    net = nn.ModuleDict({"stage_0": nn.Linear(1, 1), "decoder": nn.Linear(1, 1), "head": nn.Linear(1, 1)})
+    groups = parameter_groups(net, lr=0.1, weight_decay=0.0, body_lr_factor=0.5, head=["decoder", "head"])
+    rates = {id(p): g["lr"] for g in groups for p in g["params"]}
+    assert [rates[id(p)] for p in net.parameters()] == [0.05] * 2 + [0.1] * 4
+
+
 def test_parameters_of_several_modules_all_arrive_once() -> None:
     a, b = network(), network()
     groups = parameter_groups(a, b, lr=0.1, weight_decay=0.0)

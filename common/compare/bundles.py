@@ -25,6 +25,8 @@ _DOWNSTREAM = (
     *("network_def", "loss", "optimizer", "lr_scheduler", "train#preprocessing", "train#inferer"),
     *("validate#preprocessing", "validate#inferer", "structures", "batch_size", "epochs", "steps", "val_interval"),
 )
+# which layers count as the head decides nothing where all of them learn at one rate
+_HEAD = re.compile(r", head=(?:\[[^\]]*\]|[^,)]+)")
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
@@ -144,4 +146,4 @@ def _written_out(parser: ConfigParser, node: Any) -> Any:
             return match[0]
         return json.dumps(_written_out(parser, parser[match[1]]), sort_keys=True)
 
-    return _REFERENCE.sub(content, node)
+    return _HEAD.sub("", _REFERENCE.sub(content, node))
