@@ -27,6 +27,8 @@ _DOWNSTREAM = (
 )
 # settings of bundles that give pretrained layers smaller learning rates: from scratch, one rate serves everywhere
 ONE_RATE = {"body_lr_factor": 1.0, "layer_decay": 1.0}
+# which layers count as the head decides nothing where all of them learn at one rate
+_HEAD = re.compile(r", head=(?:\[[^\]]*\]|[^,)]+)")
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
 
@@ -147,4 +149,4 @@ def _written_out(parser: ConfigParser, node: Any) -> Any:
             return match[0]
         return json.dumps(_written_out(parser, parser[match[1]]), sort_keys=True)
 
-    return _REFERENCE.sub(content, node)
+    return _HEAD.sub("", _REFERENCE.sub(content, node))

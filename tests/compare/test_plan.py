@@ -46,11 +46,12 @@ def test_every_bundle_is_compared_with_the_network_it_fine_tunes(make_plan) -> N
 
 
 def test_bundles_of_one_network_share_a_baseline(make_plan) -> None:
-    plan = make_plan(methods=("isd_mae", "tcs_mae", "amlp"))
+    plan = make_plan(methods=("isd_mae", "tcs_mae", "amlp", "baselines"), presets=("baselines/all",))
     arms = plan.by_name
-    assert arms["isd_mae"].baseline == arms["tcs_mae"].baseline == "scratch MixTransformerUNet"
+    shared = {arms[name].baseline for name in ("isd_mae", "tcs_mae", "baselines", "baselines.simmim")}
+    assert shared == {"scratch MixTransformerUNet"}
     assert arms["amlp"].baseline == "scratch BasicUNet"
-    assert len(arms) == 5
+    assert sum(arm.kind == "scratch" for arm in plan.arms) == 2
 
 
 def test_what_changes_a_training_from_scratch_changes_its_baseline() -> None:

@@ -30,7 +30,7 @@ def test_every_row_changes_the_method_or_its_loss(bundle: Bundle, preset: str, r
     overrides = presets_of(bundle)[preset][row]
     assert row.isascii()
     assert " " not in row  # it names a folder
-    assert bundle.known(overrides, "pretrain").keys() == overrides.keys()
+    assert (bundle.known(overrides, "pretrain") | bundle.known(overrides, "train")).keys() == overrides.keys()
     config = bundle.config("pretrain", overrides=overrides)
     assert config != bundle.config("pretrain")
     parser = ConfigParser({**config, "device": "cpu"})
