@@ -146,8 +146,8 @@ def _ranking_pair_by_pair(scores: Tensor, losses: Tensor) -> Tensor:
 def mining(device: torch.device) -> Case:
     """A pretraining step of selfMedHPM, ViT-B/16, one crop of 96 x 96 x 96, with AdamW and the teacher's update"""
     return Case(
-        _pretraining_step(device, predictor_depth=8, mining=True),
-        _pretraining_step(device, predictor_depth=0, mining=False),
+        _selfmedhpm_step(device, predictor_depth=8, mining=True),
+        _selfmedhpm_step(device, predictor_depth=0, mining=False),
         "the same without loss predictor and teacher (MAE)",
     )
 
@@ -156,26 +156,32 @@ def mining(device: torch.device) -> Case:
 def mining_four_blocks(device: torch.device) -> Case:
     """The same with a loss predictor of 4 blocks, and a teacher that sees a quarter of the patches"""
     return Case(
-        _pretraining_step(device, predictor_depth=4, mining=True, teacher_input="masked"),
-        _pretraining_step(device, predictor_depth=0, mining=False),
+        _selfmedhpm_step(device, predictor_depth=4, mining=True, teacher_input="masked"),
+        _selfmedhpm_step(device, predictor_depth=0, mining=False),
         "the same without loss predictor and teacher (MAE)",
     )
 
 
-def _pretraining_step(device: torch.device, *, predictor_depth: int, **options: Any) -> Callable[[], object]:
-    size: dict[str, Any] = dict(SIZES["B"])
-    vit = ViT(img_size=(96, 96, 96), **size)
-    method = SelfMedHPM(MaskedAutoencoder(vit, predictor_depth=predictor_depth), **options).to(device)
+def _pretraining_step(method: Any, criterion: torch.nn.Module, image: Tensor) -> Callable[[], object]:
+    """Forward, backward, AdamW, and the teacher's update."""
+    method.to(image.device).set_progress(1.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-4)
-    image, criterion = torch.rand(1, 1, 96, 96, 96, device=device), SelfMedHPMLoss()
 
-    def run() -> None:
+    def step() -> None:
         optimizer.zero_grad()
         criterion(method(image)).backward()
         optimizer.step()
         method.update_teacher()
 
-    return run
+    return step
+
+
+def _selfmedhpm_step(device: torch.device, *, predictor_depth: int, **options: Any) -> Callable[[], object]:
+    size: dict[str, Any] = dict(SIZES["B"])
+    network = MaskedAutoencoder(ViT(img_size=(96, 96, 96), **size), predictor_depth=predictor_depth)
+    return _pretraining_step(
+        SelfMedHPM(network, **options), SelfMedHPMLoss(), torch.rand(1, 1, 96, 96, 96, device=device)
+    )
 
 
 @row
@@ -290,7 +296,7 @@ def ema(device: torch.device) -> Case:
 @row
 def anatomask_step(device: torch.device) -> Case:
     """AnatoMask, a training step of STU-Net-S on one crop of 64 x 64 x 64, half of the hidden patches hard"""
-    return Case(_pretraining_step("teacher", device), _pretraining_step("none", device), "SparK")
+    return Case(_anatomask_step(device, "teacher"), _anatomask_step(device, "none"), "SparK")
 
 
 @row
@@ -306,22 +312,12 @@ def spark_step(device: torch.device) -> Case:
             y = block(seen if y is None else y + seen)
         (network.head(y) - x).square().mean().backward()
 
-    return Case(_pretraining_step("none", device), dense, "a dense pass of the same encoder and decoder blocks")
+    return Case(_anatomask_step(device, "none"), dense, "a dense pass of the same encoder and decoder blocks")
 
 
-def _pretraining_step(guidance: str, device: torch.device) -> Callable[[], object]:
-    method, criterion = AnatoMask(SparK(size="S"), guidance=guidance).to(device), AnatoMaskLoss()
-    method.set_progress(1.0)
-    x = torch.rand(1, 1, 64, 64, 64, device=device)
-    optimizer = torch.optim.AdamW(method.network.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        criterion(method(x)).backward()
-        optimizer.step()
-        method.update_teacher()
-
-    return step
+def _anatomask_step(device: torch.device, guidance: str) -> Callable[[], object]:
+    method = AnatoMask(SparK(size="S"), guidance=guidance)
+    return _pretraining_step(method, AnatoMaskLoss(), torch.rand(1, 1, 64, 64, 64, device=device))
 
 
 @row
