@@ -170,7 +170,9 @@ class PretrainingApp(MONAILabelApp):
     def init_trainers(self) -> dict[str, TrainTask]:
         """Fine-tuning and pretraining of every bundle."""
         stages = {"": FineTune, "_pretrain": Pretrain}
-        return {name + end: task(path, self.conf) for name, path in self.bundles.items() for end, task in stages.items()}
+        return {
+            name + end: task(path, self.conf) for name, path in self.bundles.items() for end, task in stages.items()
+        }
 
     def init_strategies(self) -> dict[str, Any]:
         """Which study to label next."""

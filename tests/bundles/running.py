@@ -32,6 +32,21 @@ def file(root: Path, config: str) -> Path:
     return root / "configs" / f"{config}.json"
 
 
+def make_tiny(root: Path) -> None:
+    """Let ``smoke.json`` of a copied bundle hold the tiny sizes."""
+    content = {"_summary_": "tiny", **{k: v for k, v in tiny(root).items() if k != "device"}}
+    content["phantoms"] = {"n_unlabelled": 2, "n_labelled": 4, "n_test": 1}
+    file(root, "smoke").write_text(json.dumps(content))
+
+
+def write_sizes(root: Path) -> None:
+    """Write the tiny sizes into a copied bundle's own configs, for programs that read no overlay."""
+    for base in ("train", "pretrain", "inference"):
+        content = json.loads(file(root, base).read_text())
+        sizes = {key: value for key, value in tiny(root).items() if key in content and key != "device"}
+        file(root, base).write_text(json.dumps({**content, **sizes}))
+
+
 def run(root: Path, *configs: str, **overrides: Any) -> None:
     """What ``python -m monai.bundle run`` does, with the tiny sizes."""
     settings = {
