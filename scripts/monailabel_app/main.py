@@ -59,10 +59,10 @@ class Segment(BundleInferTask):
     def __init__(self, path: str, conf: Conf) -> None:
         self.conf = conf
         super().__init__(path, conf, load_strict=True)
-        self.positions = {name: i for i, name in enumerate(self.labels, start=1)}
-        self.ids = self.labels
+        self.ids: dict[str, int] = dict(self.labels)
+        self.positions = {name: i for i, name in enumerate(self.ids, start=1)}
         if conf.get("viewer") == "slicer":
-            self.labels = self.positions
+            self.labels: dict[str, int] = self.positions
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
         return read_config(path, Path(config).name, self.conf)
@@ -76,7 +76,7 @@ class Segment(BundleInferTask):
     def post_transforms(self, data: Any = None) -> list[Any]:
         """Those of ``inference.json``, and the viewer's numbers."""
         steps = list(super().post_transforms(data))
-        if self.labels is not self.ids:
+        if self.labels is self.positions:
             ids, numbers = list(self.ids.values()), list(self.positions.values())
             steps.append(MapLabelValued(keys=self.key_pred, orig_labels=ids, target_labels=numbers, dtype=np.uint8))
         return steps
@@ -101,7 +101,9 @@ class FineTune(BundleTrainTask):
         """Cases, each with the ids that its label file holds: what was not drawn is not known, rather than absent."""
         cases = super()._fetch_datalist(request, datastore)
         for case in cases:
-            case["annotated"] = [int(i) for i in np.unique(np.asarray(nib.load(case["label"]).dataobj)) if i]
+            case["annotated"] = [
+                int(i) for i in np.unique(np.asarray(nib.Nifti1Image.from_filename(case["label"]).dataobj)) if i
+            ]
         return cases
 
     def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[dict[str, Any]]) -> None:
@@ -198,7 +200,7 @@ class PretrainingApp(MONAILabelApp):
                 raise
             raise HTTPException(422, message) from error
 
-    def on_save_label(self, image_id: str, label_id: str) -> None:
+    def on_save_label(self, image_id: str, label_id: str) -> None:  # noqa: ARG002 - MONAI Label's signature
         """Give drawn segments the ids of their names: viewers number them in their own order (``label_info``)."""
         tag = DefaultLabelTag.FINAL
         segments = self.datastore().get_label_info(label_id, tag).get("label_info", [])
@@ -206,7 +208,7 @@ class PretrainingApp(MONAILabelApp):
         path = Path(self.datastore().get_label_uri(label_id, tag))
         if not numbers or not path.name.endswith((".nii", ".nii.gz")):
             return
-        label = nib.load(path)
+        label = nib.Nifti1Image.from_filename(path)
         drawn = np.asarray(label.dataobj)
         mask = np.zeros(drawn.shape, dtype=np.uint8)
         for number, structure in numbers.items():

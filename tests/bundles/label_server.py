@@ -24,7 +24,7 @@ _KEPT = {name: value for name, value in os.environ.items() if name not in ("PYTH
 ENVIRONMENT = {**_KEPT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer of the server that is no success."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -87,7 +87,7 @@ class Server:
             with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as error:
-            raise Refused(error.code, error.read().decode()) from error
+            raise RefusedError(error.code, error.read().decode()) from error
 
     def get(self, path: str) -> Any:
         """The JSON that a path answers with."""
