@@ -38,9 +38,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "without").mkdir()
     code = """
         import sys
-        from pathlib import Path
         sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in (getattr(f, "__module__", None) or "")]
-        sys.path[:] = [p for p in sys.path if not (Path(p) / "common").is_dir()]
     """
     (tmp_path / "without" / "sitecustomize.py").write_text("\n".join(line.strip() for line in code.splitlines()))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "without")}
