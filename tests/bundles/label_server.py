@@ -40,10 +40,11 @@ class Server:
         app: folder of the MONAI Label app.
         studies: folder of images.
         folder: working directory, which is not the repository.
+        python_path: where Python finds ``common``.
         conf: the ``--conf`` settings.
     """
 
-    def __init__(self, app: Path, studies: Path, folder: Path, **conf: str) -> None:
+    def __init__(self, app: Path, studies: Path, folder: Path, *, python_path: Path = REPOSITORY, **conf: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -51,6 +52,7 @@ class Server:
         where = ["--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port)]
         self.command = [str(PYTHON), "-m", "monailabel.main", "start_server", *where, *settings]
         self.folder = folder
+        self.environment = {**ENVIRONMENT, "PYTHONPATH": str(python_path)}
         self.log = folder / "server.log"
 
     def __enter__(self) -> Server:
@@ -58,7 +60,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
-                env=ENVIRONMENT,
+                env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

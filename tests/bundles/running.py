@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,24 @@ def write_sizes(root: Path) -> None:
         content = json.loads(file(root, base).read_text())
         sizes = {key: value for key, value in tiny(root).items() if key in content and key != "device"}
         file(root, base).write_text(json.dumps({**content, **sizes}))
+
+
+def hide_common(folder: Path) -> Path:
+    """A folder for ``PYTHONPATH`` with which Python finds no ``common``, although it is installed for development."""
+    folder.mkdir()
+    code = """
+        import sys
+        sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in (getattr(f, "__module__", None) or "")]
+    """
+    (folder / "sitecustomize.py").write_text("\n".join(line.strip() for line in code.splitlines()))
+    return folder
+
+
+def unzip(archive: Path, folder: Path) -> Path:
+    """Unpack a packaged bundle; its folder."""
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    return folder / archive.name.rpartition("_v")[0]
 
 
 def run(root: Path, *configs: str, **overrides: Any) -> None:

@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.package import package
 from tests.bundles.discovery import NAMES, REPOSITORY, config
 from tests.bundles.label_server import ENVIRONMENT, PYTHON, VENV, RefusedError, Server
-from tests.bundles.running import copy_bundle, file, make_tiny, tiny, write_sizes
+from tests.bundles.running import copy_bundle, file, hide_common, make_tiny, tiny, unzip, write_sizes
 
 pytestmark = pytest.mark.slow
 every_bundle = pytest.mark.parametrize("name", NAMES)
@@ -201,3 +202,24 @@ def test_our_app_refuses_what_does_not_fit_in_one_line(
         with pytest.raises(RefusedError, match="spacing") as refused:
             server.segment(name, mask, study(new))
         assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("name", NAMES[:1])
+def test_a_package_is_served_where_nothing_else_of_this_repository_is(
+    name: str, trained: dict[str, Path], studies: Path, phantom_dir: Path, tmp_path: Path
+) -> None:
+    app = tmp_path / "monaibundle"
+    shutil.copytree(STOCK_APP, app, ignore=shutil.ignore_patterns("logs", "__pycache__"))
+    root = unzip(package(name, tmp_path), app / "model")
+    write_sizes(root)
+    (root / "models").mkdir(exist_ok=True)
+    shutil.copy(trained[name] / "models/model.pt", root / "models")
+    nowhere = hide_common(tmp_path / "without")
+    mask, image = tmp_path / "mask.nii.gz", next(studies.glob("*lps*"))
+    conf = {"models": name, "zoo_source": "local", "sam2": "false"}
+    with Server(app, studies, tmp_path, python_path=nowhere, **conf) as server:
+        server.segment(name, mask, study(image))
+        assert_on_the_grid_of(mask, image)
+        server.submit(study(labels(phantom_dir)[0]), labels(phantom_dir)[0])
+        task = server.train(name, max_epochs=1, val_split=0.0)
+        assert task["status"] == "DONE", task["details"]

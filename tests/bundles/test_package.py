@@ -17,7 +17,7 @@ import pytest
 from common.errors import InputError
 from scripts.package import package
 from tests.bundles.discovery import BASE_CONFIGS, NAMES, REPOSITORY
-from tests.bundles.running import make_tiny, write_sizes
+from tests.bundles.running import hide_common, make_tiny, unzip, write_sizes
 
 every_bundle = pytest.mark.parametrize("name", NAMES)
 
@@ -35,13 +35,7 @@ def copy(tmp_path: Path) -> Path:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> dict[str, str]:
     """An environment in which Python finds no ``common``, although these tests run with it installed."""
-    (tmp_path / "without").mkdir()
-    code = """
-        import sys
-        sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in (getattr(f, "__module__", None) or "")]
-    """
-    (tmp_path / "without" / "sitecustomize.py").write_text("\n".join(line.strip() for line in code.splitlines()))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path / "without")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(hide_common(tmp_path / "without"))}
     done = subprocess.run(
         [sys.executable, "-c", "import common"],
         cwd=tmp_path,
@@ -52,13 +46,6 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     )
     assert "No module named 'common'" in done.stderr
     return environment
-
-
-def unzip(archive: Path, folder: Path) -> Path:
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(folder)
-    (root,) = folder.iterdir()
-    return root
 
 
 @every_bundle
