@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from common import __version__
 from common.errors import InputError
+from common.exports import ExportedNetwork
 from common.files import written_beside
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ def load_weights(
     """Load all weights of a trained network, for inference or evaluation.
 
     Args:
-        network: the network that the weights must fit without exception.
+        network: the network that the weights must fit without exception. An exported one has its weights already;
+            differences to the config files that it was exported with are logged.
         path: e.g. ``models/model.pt``.
         key: where the weights are in the file; a file that is a bare ``state_dict`` is read too.
         expected_card: values that the file's card must have, as far as it has a card.
@@ -103,6 +105,11 @@ def load_weights(
     Raises:
         InputError: when there is no such file, or it belongs to another network or another configuration.
     """
+    if isinstance(network, ExportedNetwork):
+        stored = {name: network.settings[name] for name in expected_card or {} if name in network.settings}
+        if differences := card_difference({name: (expected_card or {})[name] for name in stored}, stored):
+            logger.warning("%s: exported with other config files (%s).", network.path, "; ".join(differences))
+        return {}
     if not Path(path).exists():
         raise InputError(f"{path}: no trained network there. Train one first: {_training_command(Path(path))}")
     content = load_checkpoint(path)

@@ -96,6 +96,21 @@ def preview(image: str, mask: str | None = None, out: str | None = None) -> str:
     return str(path)
 
 
+def dicomseg(mask: str, series: str, out: str, structures: Mapping[str, int] | None = None) -> str:
+    """Write a mask of a DICOM series as a DICOM segmentation object; needs highdicom, the extra `dicomseg`.
+
+    Args:
+        mask: NIfTI file of structure ids that inference wrote for the series.
+        series: folder of the series.
+        out: the DICOM file to write.
+        structures: names and ids, such as "{'heart': 3}". Default: the project's label map.
+    """
+    from common.data.dicom_seg import write_dicom_seg
+    from common.data.structures import ALL_STRUCTURES
+
+    return str(write_dicom_seg(mask, series, out, structures=ALL_STRUCTURES if structures is None else structures))
+
+
 def demo(out_dir: str = "demo", bundle: str = "bundles/isd_mae") -> str:
     """Pretrain, fine-tune, segment and measure on generated chest CT; about ten minutes on two CPU cores.
 
@@ -221,4 +236,12 @@ def _map(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return value or {}
 
 
-COMMANDS = {"compare": compare, "demo": demo, "phantoms": phantoms, "info": info, "check": check, "preview": preview}
+COMMANDS = {
+    "compare": compare,
+    "demo": demo,
+    "phantoms": phantoms,
+    "info": info,
+    "check": check,
+    "preview": preview,
+    "dicomseg": dicomseg,
+}

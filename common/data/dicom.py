@@ -64,7 +64,7 @@ def check_series(folder: str | os.PathLike) -> tuple[tuple[int, ...], np.ndarray
             distances, gantry tilt.
     """
     folder = Path(folder)
-    files = _single_series(folder)
+    files = series_files(folder)
     slices = [_tags(folder, f) for f in files]
     modality = slices[0][0].get(_MODALITY, "CT")
     if modality != "CT":
@@ -78,7 +78,12 @@ def check_series(folder: str | os.PathLike) -> tuple[tuple[int, ...], np.ndarray
     return _series_grid(folder, slices)
 
 
-def _single_series(folder: Path) -> list[str]:
+def series_files(folder: Path) -> list[str]:
+    """Files of the one series in ``folder``.
+
+    Raises:
+        InputError: no series, several, or a slice that cannot be read.
+    """
     import itk  # takes seconds to import and only DICOM needs it
 
     names = itk.GDCMSeriesFileNames.New()

@@ -50,15 +50,20 @@ class LoadVolumed(LoadImaged):
 
     def _load(self, source: Any, reader: ImageReader | None) -> MetaTensor:
         if not isinstance(source, str | os.PathLike):
-            return self._loader(source, reader)  # a list of files, say: MONAI's own ways
+            return self._image(source, reader)  # a list of files, say: MONAI's own ways
         path = Path(source).expanduser()
         check_header(path)
         if reader is None:
             reader = ITKReader() if path.is_dir() else NiftiReader()
         try:
-            image = self._loader(os.fspath(path), reader)
+            image = self._image(os.fspath(path), reader)
         except READ_ERRORS as error:
             raise unreadable(path, error) from error
         image.meta = {key: image.meta[key] for key in _KEPT_META if key in image.meta}
         image.meta["original_channel_dim"] = "no_channel"
         return image
+
+    def _image(self, source: Any, reader: ImageReader | None) -> MetaTensor:
+        loaded = self._loader(source, reader)
+        # MONAI Label sets image_only to False; the image holds all of its metadata nevertheless
+        return loaded[0] if isinstance(loaded, tuple) else loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,39 @@ def tiny(root: Path) -> dict[str, Any]:
 
 def file(root: Path, config: str) -> Path:
     return root / "configs" / f"{config}.json"
+
+
+def make_tiny(root: Path) -> None:
+    """Let ``smoke.json`` of a copied bundle hold the tiny sizes."""
+    content = {"_summary_": "tiny", **{k: v for k, v in tiny(root).items() if k != "device"}}
+    content["phantoms"] = {"n_unlabelled": 2, "n_labelled": 4, "n_test": 1}
+    file(root, "smoke").write_text(json.dumps(content))
+
+
+def write_sizes(root: Path) -> None:
+    """Write the tiny sizes into a copied bundle's own configs, for programs that read no overlay."""
+    for base in ("train", "pretrain", "inference"):
+        content = json.loads(file(root, base).read_text())
+        sizes = {key: value for key, value in tiny(root).items() if key in content and key != "device"}
+        file(root, base).write_text(json.dumps({**content, **sizes}))
+
+
+def hide_common(folder: Path) -> Path:
+    """A folder for ``PYTHONPATH`` with which Python finds no ``common``, although it is installed for development."""
+    folder.mkdir()
+    code = """
+        import sys
+        sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in (getattr(f, "__module__", None) or "")]
+    """
+    (folder / "sitecustomize.py").write_text("\n".join(line.strip() for line in code.splitlines()))
+    return folder
+
+
+def unzip(archive: Path, folder: Path) -> Path:
+    """Unpack a packaged bundle; its folder."""
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder)
+    return folder / archive.name.rpartition("_v")[0]
 
 
 def run(root: Path, *configs: str, **overrides: Any) -> None:

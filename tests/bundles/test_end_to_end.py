@@ -18,7 +18,7 @@ import pytest
 from common.arguments import check_arguments
 from common.demo import run_demo
 from tests.bundles.discovery import NAMES, REPOSITORY
-from tests.bundles.running import assert_same_weights, copy_bundle, file, tiny
+from tests.bundles.running import assert_same_weights, copy_bundle, file, make_tiny
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 PAGES = ["README.md", *(str(p.relative_to(REPOSITORY)) for p in sorted(REPOSITORY.glob("docs/*.md")))]
@@ -31,13 +31,6 @@ def commands(page: str) -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def make_tiny(root: Path) -> None:
-    """Let ``smoke.json`` of a copied bundle hold the tiny sizes."""
-    content = {"_summary_": "tiny", **{k: v for k, v in tiny(root).items() if k != "device"}}
-    content["phantoms"] = {"n_unlabelled": 2, "n_labelled": 4, "n_test": 1}
-    file(root, "smoke").write_text(json.dumps(content))
 
 
 def monai_command(root: Path, *configs: str, **arguments: object) -> list[str]:

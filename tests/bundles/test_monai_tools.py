@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import monai.bundle
+import nibabel as nib
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 
 from tests.bundles.discovery import NAMES, REPOSITORY, config
-from tests.bundles.running import assert_same_weights, copy_bundle, file, run, tiny
+from tests.bundles.running import assert_same_weights, copy_bundle, file, make_tiny, run, tiny
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -66,23 +69,48 @@ def test_bundle_loads_by_name(
     assert not (root / "models/pretrained").exists()
 
 
-def test_torchscript_export_gives_the_same_scores(name: str, trained: dict[str, Path], tmp_path: Path) -> None:
-    root = trained[name]
-    settings = network_settings(root)
-    exported = tmp_path / "model.ts"
+def export_torchscript(name: str, root: Path, path: Path) -> None:
+    """With the tiny sizes in an overlay, as a user exports with ``smoke.json``."""
+    make_tiny(root)
     monai.bundle.ckpt_export(
         net_id="network_def",
-        filepath=str(exported),
+        filepath=str(path),
         ckpt_file=str(root / "models/model.pt"),
         meta_file=str(file(root, "metadata")),
-        config_file=str(file(root, "inference")),
+        config_file=[str(file(root, "inference")), str(file(root, "smoke"))],
         key_in_ckpt="model",
         use_trace=True,
         input_shape=[1, channels(name), 32, 32, 32],
-        **settings,
     )
+
+
+def test_torchscript_export_gives_the_same_scores(name: str, trained: dict[str, Path], tmp_path: Path) -> None:
+    root = trained[name]
+    exported = tmp_path / "model.ts"
+    export_torchscript(name, root, exported)
     image = torch.rand(1, channels(name), 32, 32, 32)
     torch.testing.assert_close(torch.jit.load(exported)(image), reference(root, image), atol=1e-4, rtol=1e-4)
+
+
+def test_inference_runs_from_the_exported_file(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One override, no weights beside it: the masks of the exported network, on real CT where there is some."""
+    images = Path(os.environ["CT_DATA_DIR"]) / "imagesTs" if "CT_DATA_DIR" in os.environ else phantom_dir / "imagesTs"
+    image = sorted(images.glob("*.nii.gz"))[0]
+    exported = tmp_path / "model.ts"
+    export_torchscript(name, trained[name], exported)
+    root = copy_bundle(name, tmp_path)
+    network = {"_target_": "common.exports.ExportedNetwork", "path": str(exported)}
+    options = {"dataset_dir": str(image), "preview": False}
+    run(trained[name], "inference", output_dir=str(tmp_path / "plain"), **options)
+    run(root, "inference", output_dir=str(tmp_path / "exported"), network_def=network, **options)
+    assert "exported with other config files" not in caplog.text
+    plain, same = (np.asarray(nib.load(next((tmp_path / o).iterdir())).dataobj) for o in ("plain", "exported"))
+    assert (plain == same).mean() > 0.9999
+    assert len(np.unique(same)) > 1
+    run(root, "inference", output_dir=str(tmp_path / "other"), network_def=network, spacing=[7.0, 7.0, 7.0], **options)
+    assert "exported with other config files (spacing: [7.0, 7.0, 7.0] here" in caplog.text
 
 
 def test_onnx_export_gives_the_same_scores_at_another_size(name: str, trained: dict[str, Path], tmp_path: Path) -> None:

@@ -32,6 +32,18 @@ def test_a_trailing_axis_is_dropped(tmp_path: Path) -> None:
     assert tuple(image.meta["spatial_shape"]) == (6, 5, 4)
 
 
+def test_loads_the_same_when_monai_label_asks_for_metadata_too(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", ct_array((6, 5, 4)))
+    load = LoadVolumed(keys="image")
+    before = load({"image": path})
+    load._loader.image_only = False  # what MONAI Label's BundleInferTask does to every LoadImaged
+    after = load({"image": path})
+
+    assert after.keys() == before.keys()
+    assert torch.equal(after["image"], before["image"])
+    assert after["image"].meta.keys() == before["image"].meta.keys()
+
+
 def test_dicom_series_equals_its_nifti_twin(tmp_path: Path) -> None:
     array = ct_array((6, 5, 4))
     load = LoadVolumed(keys=["image", "twin"])
