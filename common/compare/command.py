@@ -58,7 +58,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"{len(cases.pool)} labelled cases to train on, {len(cases.val)} to validate, {len(cases.test)} to test, "
         f"{len(cases.pretraining)} images to pretrain on.",
-        f"{options.seeds} seeds; labelled cases per run: "
+        f"Seeds: {options.seeds}; labelled cases per run: "
         f"{', '.join(str(cases.n_labelled(f)) for f in options.label_fractions)}.",
     ]
     for arm in plan.arms:
