@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from common.distributed import destroy_process_group, init_process_group, rank, wrap_model
-from tests.bundles.discovery import config_file
+from tests.bundles.discovery import config, config_file
 from tests.bundles.running import TINY
 
 STEPS = 3
@@ -34,7 +34,8 @@ def parser(name: str, stage: str) -> ConfigParser:
     return ConfigParser({**content, **sizes})
 
 
-def images(channels: int, step: int, shard: int) -> Tensor:
+def images(name: str, step: int, shard: int) -> Tensor:
+    channels = config(name, "metadata")["network_data_format"]["inputs"]["image"]["num_channels"]
     generator = torch.Generator().manual_seed(100 * step + shard)
     return torch.rand(BATCH, channels, 32, 32, 32, generator=generator)
 
@@ -44,6 +45,13 @@ def labels(classes: int, step: int, shard: int) -> dict[str, Tensor]:
     # every class is in every volume, so that Dice counts the same classes in each
     label = torch.randint(0, classes, (BATCH, 1, 32, 32, 32), generator=generator)
     return {"label": label.to(torch.uint8), "annotated": torch.ones(BATCH, classes, dtype=torch.bool)}
+
+
+def whole_batch(scores: list[Any]) -> Any:
+    """Scores of several batches as those on one large batch: a tensor, or one per level of deep supervision."""
+    if isinstance(scores[0], Tensor):
+        return torch.cat(scores)
+    return [torch.cat(level) for level in zip(*scores, strict=True)]
 
 
 def joined(parts: list[dict[str, Any]], axis: int | None = None) -> dict[str, Any]:
@@ -78,8 +86,8 @@ def average(value: Tensor) -> float:
 
 def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
     """Losses, and fingerprints of the masks in this process."""
-    config = parser(name, "pretrain")
-    method, loss, optimizer = (config.get_parsed_content(key) for key in ("method", "loss", "optimizer"))
+    parsed = parser(name, "pretrain")
+    method, loss, optimizer = (parsed.get_parsed_content(key) for key in ("method", "loss", "optimizer"))
     network = wrap_model(method, "cpu") if dist.is_initialized() else method
     losses, hidden = [], []
     for step in range(STEPS):
@@ -87,7 +95,7 @@ def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
         for shard in shards:
             torch.manual_seed(10 * step + shard)
             method.seed_masks(10 * step + shard)
-            parts.append(network(images(config["network_def"]["in_channels"], step, shard)))
+            parts.append(network(images(name, step, shard)))
             hidden.append(fingerprint(parts[-1]["mask"]))
         value = loss(joined(parts))
         optimizer.zero_grad()
@@ -101,17 +109,18 @@ def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
 
 def fine_tune(name: str, shards: list[int]) -> list[float]:
     """Losses of the segmentation stage."""
-    config = parser(name, "train")
-    network, loss, optimizer = (config.get_parsed_content(key) for key in ("network_def", "loss", "optimizer"))
+    parsed = parser(name, "train")
+    network, loss, optimizer = (parsed.get_parsed_content(key) for key in ("network_def", "loss", "optimizer"))
+    classes = len(parsed["structures"]) + 1
     wrapped = wrap_model(network, "cpu") if dist.is_initialized() else network
     losses = []
     for step in range(STEPS):
         scores, targets = [], []
         for shard in shards:
             torch.manual_seed(10 * step + shard)
-            scores.append(wrapped(images(config["network_def"]["in_channels"], step, shard)))
-            targets.append(labels(scores[-1].shape[1], step, shard))
-        value = loss(torch.cat(scores), {key: torch.cat([t[key] for t in targets]) for key in targets[0]})
+            scores.append(wrapped(images(name, step, shard)))
+            targets.append(labels(classes, step, shard))
+        value = loss(whole_batch(scores), {key: torch.cat([t[key] for t in targets]) for key in targets[0]})
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
