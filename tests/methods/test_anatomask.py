@@ -141,7 +141,7 @@ def test_a_ratio_that_hides_nothing_or_all_of_these_crops_is_refused(mask_ratio)
     """Of four patches, 0.9 leaves none to see."""
     for guidance in ("teacher", "none"):
         anato = method(2, progress=0.0, mask_ratio=mask_ratio, guidance=guidance)
-        with pytest.raises(ValueError, match="mask_ratio: .* of 4 patches"):
+        with pytest.raises(ValueError, match=r"mask_ratio: .* of 4 patches"):
             anato(images(2, size=8))
 
 
