@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,6 +110,11 @@ class Arm:
     def folder(self) -> str:
         """The name as part of a path."""
         return self.name.replace(" ", "_")
+
+    @property
+    def has_body_rate(self) -> bool:
+        """Whether one learning rate serves all layers but the head, and not a decay from layer to layer."""
+        return self.kind != "pretrained" or bool(self.bundle.known({"body_lr_factor": 1.0}, "train"))
 
 
 @dataclass(frozen=True)
@@ -271,34 +277,44 @@ class Plan:
                 yield from (self.train(arm, fraction, seed, i) for i in range(len(self.candidates(arm))))
 
     def _arms(self, variants: list[Variant]) -> list[Arm]:
-        arms: list[Arm] = []
-        baselines: dict[str, str] = {}
+        networks: dict[str, list[Variant]] = {}
+        kinds: dict[str, str] = {}
         for variant in variants:
             overrides = {**self.options.overrides, **_settings(variant.overrides), **self._budget()}
             config = variant.bundle.config("train", overrides=overrides)
             network = fingerprint(downstream(config))
-            kind = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
-            if network not in baselines:
-                same = sum(arm.network_name.partition(" ")[0] == kind for arm in arms if arm.kind == "scratch")
-                network_name = kind if not same else f"{kind} {same + 1}"
-                baselines[network] = name = f"scratch {network_name}"
-                options = (variant.bundle, variant.overrides)
-                arms.append(Arm(name, *options, "scratch", network, network_name, name))
-                if self.options.scratch_long:
-                    arms.append(Arm(f"{name} long", *options, "scratch_long", network, network_name, name))
-            baseline = baselines[network]
-            arms.append(
-                Arm(
-                    variant.name,
-                    variant.bundle,
-                    variant.overrides,
-                    "pretrained",
-                    network,
-                    baseline.partition(" ")[2],
-                    baseline,
-                )
-            )
+            networks.setdefault(network, []).append(variant)
+            kinds[network] = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
+        arms: list[Arm] = []
+        for network, members in networks.items():
+            taken = {arm.network_name for arm in arms}
+            network_name, first = self._scratch(kinds[network], members, taken)
+            baseline = f"scratch {network_name}"
+            shared = (network, network_name, baseline)
+            arms.append(Arm(baseline, first.bundle, first.overrides, "scratch", *shared))
+            if self.options.scratch_long:
+                arms.append(Arm(f"{baseline} long", first.bundle, first.overrides, "scratch_long", *shared))
+            arms += [Arm(v.name, v.bundle, v.overrides, "pretrained", *shared) for v in members]
         return arms
+
+    def _scratch(self, kind: str, members: list[Variant], taken: set[str]) -> tuple[str, Variant]:
+        """Name of a network among those of its kind, and whose commands train it from scratch.
+
+        A method that joins a comparison later may come first in the alphabet: what was begun keeps name and bundle.
+        """
+        names = [kind, *(f"{kind} {n}" for n in range(2, 100))]
+        begun = {name: self._begun_by(f"scratch_{name}") for name in names if name not in taken}
+        for name, root in begun.items():
+            for member in members:
+                if str(member.bundle.root) == root:
+                    return name, member
+        return next(name for name, root in begun.items() if root is None), members[0]
+
+    def _begun_by(self, name: str) -> str | None:
+        """Folder of the bundle that an arm's runs were begun with, ``None`` where there are none."""
+        folder = self.out / "train" / name.replace(" ", "_")
+        path = next(folder.glob("*/*/*/arguments.json"), None)
+        return None if path is None else str(json.loads(path.read_text(encoding="utf-8"))["bundle_root"])
 
     def _budget(self) -> dict[str, Any]:
         if self.options.steps is None:

@@ -152,9 +152,10 @@ def _search_table(results: Results) -> Table:
         if scores is None:
             continue
         for position, ((lr, factor), score) in enumerate(zip(results.plan.candidates(arm), scores, strict=True)):
+            body = f"{lr * factor:g}" if arm.has_body_rate else "by layer"
             chosen = "yes" if results.chosen.get((arm.name, fraction)) == position else ""
             dice = "diverged" if score is None else f"{score:.3f}"
-            rows.append([arm.name, f"{fraction:.0%}", f"{lr:g}", f"{lr * factor:g}", dice, chosen])
+            rows.append([arm.name, f"{fraction:.0%}", f"{lr:g}", body, dice, chosen])
     return Table(["arm", "labels", "head", "body", "validation Dice", "chosen"], rows)
 
 

@@ -192,6 +192,14 @@ class AnatoMask(nn.Module):
         """How much of the training is done, in [0, 1]; the share of hard patches and the momentum follow."""
         self.progress = progress
 
+    def get_extra_state(self) -> Tensor | None:
+        """Where hard patches have been: a resumed run logs the entropy that an uninterrupted one would have."""
+        return self._histogram
+
+    def set_extra_state(self, state: Tensor | None) -> None:
+        """Continue with what :meth:`get_extra_state` gave."""
+        self._histogram = state
+
     def update_teacher(self) -> None:
         """Let the teacher follow, after a step of the optimizer."""
         if self.guidance == "teacher" and self.teacher is not None:
@@ -229,10 +237,18 @@ class AnatoMask(nn.Module):
         Returns:
             bool (B, n), what is hidden; bool (B, n), what of it was chosen by difficulty; and (B, n) the difficulties,
             NaN where the patch was visible to the teacher, or ``None`` where nobody was asked.
+
+        Raises:
+            ValueError: when the mask ratio hides all patches of such an image, or none.
         """
         grid = grid_size(image.shape[2:], self.patch_size)
         n = math.prod(grid)
         n_masked = n_masked_patches(n, self.mask_ratio, "round_keep")
+        if not 0 < n_masked < n:
+            raise ValueError(
+                f"mask_ratio: {self.mask_ratio} of {n} patches leaves none hidden or none visible. Give a share that "
+                "leaves both, or larger crops."
+            )
         n_hard = n_hard_patches(n, n_masked, self.hard_share, self.counts)
         generator = self.masks.on(image.device)
         first = patch_mask(
@@ -293,7 +309,7 @@ class AnatoMask(nn.Module):
         n = hard.shape[1]
         if self._histogram is None or len(self._histogram) != n:
             self._histogram = torch.zeros(n, device=hard.device)
-        self._histogram = self._histogram * _DECAY + hard.sum(0)
+        self._histogram = self._histogram.to(hard.device) * _DECAY + hard.sum(0)
         places = self._histogram / self._histogram.sum().clamp(min=_EPS)
         air = ~self._in_body(image)
         momentum = self.teacher.momentum(self.progress) if self.guidance == "teacher" and self.teacher else 0.0

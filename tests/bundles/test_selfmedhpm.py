@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from common.data.structures import ALL_STRUCTURES
 from tests.bundles.discovery import BASE_CONFIGS, config
@@ -81,6 +82,17 @@ def test_variants(
     assert {name.removeprefix("loss_") for name in last if name.startswith("loss_")} == losses
     assert {name: name in last for name in logged} == logged
     assert any(name.startswith("vit.") for name in weights(root / "models/pretrained/ssl.pt"))
+
+
+@pytest.mark.parametrize("variant", ["loss#ranking", "loss#prediction_weight", "method#normalise"])
+def test_another_loss_is_another_pretraining(variant: str) -> None:
+    """Else weights of the one would silently be taken for those of the other."""
+    parser = ConfigParser({**config(NAME, "pretrain"), "cases": []})
+    before = parser.get_parsed_content("settings")
+    assert before["loss"] == [1.0, "mean", "biased"]
+    parser[variant] = "other"
+    parser.parse(True)
+    assert parser.get_parsed_content("settings") != before
 
 
 def test_the_teacher_follows_the_optimizer(phantom_dir: Path, tmp_path: Path) -> None:

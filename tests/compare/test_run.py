@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,39 @@ def test_other_settings_are_refused_before_anything_runs(options: dict[str, Any]
     with pytest.raises(InputError, match=r"other settings \(lr, 0.01 instead of 0.02\)"):
         compare(**options, lr=0.02)
     compare(**{**options, "seeds": 3}, lr=0.01)  # more of the same is welcome
+
+
+def test_a_method_that_joins_later_leaves_what_is_there(options: dict[str, Any]) -> None:
+    """Also where it comes first in the alphabet, with the same network from scratch or with another one of its kind."""
+    compare(**options)
+    bundles, out = Path(options["bundles_dir"]), Path(options["out_dir"])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
+    for name in ("also", "another"):
+        shutil.copytree(bundles / "quick", bundles / name)
+    (bundles / "another/configs/train.json").write_text(json.dumps({**TRAIN, **SHARED, "batch_size": 2}))
+    plan = Plan(Options(**options))
+    arms = {arm.name: (arm.bundle.name, arm.baseline) for arm in plan.arms}
+    assert arms == {
+        "scratch Identity": ("quick", "scratch Identity"),
+        "scratch Identity 2": ("another", "scratch Identity 2"),
+        "also": ("also", "scratch Identity"),
+        "another": ("another", "scratch Identity 2"),
+        "quick": ("quick", "scratch Identity"),
+    }
+    for run in plan.runs():
+        check_settings(plan.out, run)
+    compare(**options, methods="also,quick")
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}.items()
+
+
+def test_a_bundle_with_layer_decay_keeps_it_and_the_report_says_so(options: dict[str, Any]) -> None:
+    file = Path(options["bundles_dir"]) / "quick/configs/train.json"
+    content = {name: value for name, value in json.loads(file.read_text()).items() if name != "body_lr_factor"}
+    file.write_text(json.dumps({**content, "layer_decay": 0.75}))
+    compare(**options, lr=0.01)
+    report = (Path(options["out_dir"]) / "report.md").read_text()
+    assert "| quick | 100% | 0.01 | by layer | 1.000 | yes |" in report
+    assert "| scratch Identity | 100% | 0.01 | 0.01 | 1.000 | yes |" in report
 
 
 def test_a_rate_that_diverges_is_not_chosen_and_no_failure(options: dict[str, Any]) -> None:

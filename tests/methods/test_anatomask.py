@@ -136,6 +136,15 @@ class TestSelection:
         assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.9])
+def test_a_ratio_that_hides_nothing_or_all_of_these_crops_is_refused(mask_ratio):
+    """Of four patches, 0.9 leaves none to see."""
+    for guidance in ("teacher", "none"):
+        anato = method(2, progress=0.0, mask_ratio=mask_ratio, guidance=guidance)
+        with pytest.raises(ValueError, match=r"mask_ratio: .* of 4 patches"):
+            anato(images(2, size=8))
+
+
 class TestSchedule:
     """Easy to hard by default."""
 
@@ -294,6 +303,19 @@ class TestOutputs:
         for _ in range(60):
             one_place = anato(x)["stats"]["hard_entropy"].item()
         assert 1.0001 > everywhere > one_place + 0.03 > 0.03
+
+    def test_a_resumed_run_logs_what_an_uninterrupted_one_would(self):
+        anato, resumed, x = method(), method(), images()
+        anato(x)
+        resumed.load_state_dict(anato.state_dict())
+        for each in (anato, resumed):
+            each.seed_masks(1)
+        expected, found = (each(x)["stats"] for each in (anato, resumed))
+        assert found == expected
+        assert found["hard_entropy"] > 0
+        resumed.load_state_dict(method().state_dict())  # of a run that has not begun
+        resumed.seed_masks(1)
+        assert resumed(x)["stats"]["hard_entropy"] < found["hard_entropy"]
 
 
 class TestLoss:
