@@ -36,7 +36,7 @@ from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.transforms.argmax import ArgmaxChannelsd
 from common.transforms.check_volume import CheckVolumed
 from common.transforms.load import LoadVolumed
-from common.transforms.outside_body import MarkOutsideBodyd
+from common.transforms.outside_body import BodyMaskd, ClearOutsideBodyd, MarkOutsideBodyd
 from common.transforms.restore import RestoreGridd
 from common.transforms.round_hu import RoundHUd
 from common.transforms.spacing import SafeSpacingd
@@ -79,7 +79,7 @@ def preprocessing(
         ),
     ]
     if channels is not None:
-        steps.append(channels)
+        steps += [BodyMaskd(keys="image", level=BODY_HU), channels]
     return Compose(steps)
 
 
@@ -217,10 +217,12 @@ def to_input_grid(*, structures: Mapping[str, int]) -> Compose:
     """From scores (N + 1, *S) to a uint8 mask of structure ids on exactly the input's grid.
 
     The argmax comes before the way back: one uint8 volume is carried to the input's grid instead of N + 1 float ones.
+    In the air around the patient it is background, as the labels are in training.
     """
     return Compose(
         [
             ArgmaxChannelsd(keys="pred"),
+            ClearOutsideBodyd(keys="pred"),
             RestoreGridd(keys="pred", ref_keys="image"),
             ChannelsToIdsd(keys="pred", structures=structures),
         ]

@@ -68,6 +68,18 @@ def test_what_was_cut_away_comes_back_as_background(tmp_path: Path) -> None:
     assert np.array_equal(mask, expected)
 
 
+def test_islands_in_the_air_are_not_in_the_mask(tmp_path: Path) -> None:
+    path = in_wide_air(tmp_path)
+    data = preprocessing(spacing=SPACING, channels=channels())({"image": path})
+    scores = torch.zeros(2, *data["image"].shape[1:])
+    scores[1] = 1
+    data["pred"] = MetaTensor(scores, meta=data["image"].meta)
+    mask = to_input_grid(structures={"heart": 3})(data)["pred"][0].numpy()
+    expected = np.zeros((40, 40, 16), np.uint8)
+    expected[15:25, 12:22] = 3
+    assert np.array_equal(mask, expected)
+
+
 def test_a_volume_without_a_body_stays_whole() -> None:
     """Volume checks refuse such files; what reaches this one is an image that another program hands over."""
     assert in_body(torch.full((1, 4, 4, 4), -800.0)).all()

@@ -1,4 +1,4 @@
-"""Nothing that can be segmented lies in the air around the patient: what labels may say without an annotation."""
+"""Nothing that can be segmented lies in the air around the patient: what labels and masks may say of themselves."""
 
 from __future__ import annotations
 
@@ -46,4 +46,47 @@ class MarkOutsideBodyd(MapTransform):
         for key in self.key_iterator(d):
             outside = ~enclosed_by_tissue(torch.as_tensor(d[self.image_key])[None] > self.level)[0]
             d[key] = d[key].masked_fill(outside & (d[key] == 0), CERTAIN_BACKGROUND)
+        return d
+
+
+class BodyMaskd(MapTransform):
+    """Adds the entry ``body``, bool (1, H, W, D): what :func:`common.masking.enclosed.enclosed_by_tissue` calls inside.
+
+    Args:
+        keys: one image, HU.
+        level: HU above which a voxel is tissue.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's way
+
+    def __init__(self, keys: KeysCollection = "image", *, level: float = -500.0) -> None:
+        super().__init__(keys)
+        self.level = level
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            tissue = torch.as_tensor(d[key]).as_subclass(torch.Tensor) > self.level
+            d["body"] = enclosed_by_tissue(tissue[None])[0]
+        return d
+
+
+class ClearOutsideBodyd(MapTransform):
+    """Makes masks (1, H, W, D) background outside the entry ``body`` of :class:`BodyMaskd`, where there is one.
+
+    A network that has trained for a short time leaves islands in the air beside the patient.
+
+    Args:
+        keys: masks on the grid of ``body``.
+        allow_missing_keys: whether masks may be missing.
+    """
+
+    backend = [TransformBackends.TORCH]  # noqa: RUF012 - MONAI's way
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        if "body" not in d:
+            return d
+        for key in self.key_iterator(d):
+            d[key] = d[key].masked_fill(~d["body"].to(d[key].device), 0)
         return d

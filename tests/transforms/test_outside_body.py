@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from common.masking.enclosed import CERTAIN_BACKGROUND
-from common.transforms.outside_body import MarkOutsideBodyd
+from common.transforms.outside_body import BodyMaskd, ClearOutsideBodyd, MarkOutsideBodyd
 
 
 def test_air_around_the_body_is_marked_and_nothing_else() -> None:
@@ -27,3 +27,16 @@ def test_a_lung_at_the_edge_of_the_field_of_view_is_inside() -> None:
     image[:, :, 0] = image[:, :, 5] = 40
     label = torch.zeros(1, 6, 6, 1, dtype=torch.uint8)
     assert not MarkOutsideBodyd(keys="label")({"image": image, "label": label})["label"].any()
+
+
+def test_masks_are_cleared_in_the_air_around_the_body_only() -> None:
+    image = torch.full((1, 9, 9, 3), -1000.0)
+    image[:, 2:7, 2:7] = 40
+    image[:, 4, 4] = -800  # lung
+    data = BodyMaskd(keys="image")({"image": image, "pred": torch.full((1, 9, 9, 3), 2, dtype=torch.uint8)})
+    cleared = ClearOutsideBodyd(keys="pred")(data)["pred"]
+    assert cleared.dtype == torch.uint8
+    assert (cleared[:, 2:7, 2:7] == 2).all()
+    assert cleared.count_nonzero() == 5 * 5 * 3
+    del data["body"]
+    assert (ClearOutsideBodyd(keys="pred")(data)["pred"] == 2).all()
