@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 class DeepSupervisionLoss(nn.Module):
-    """Weighted mean of a loss of the scores at several resolutions; each coarser one counts half as much (nnU-Net,
-    which leaves out the coarsest; here a head that learns nothing would stop training on several GPUs).
+    """Weighted mean of a loss of the scores at several resolutions; each coarser one counts half as much (nnU-Net;
+    it gives the coarsest no weight, here that one counts too).
 
     MONAI's class of this name resizes plain tensors; this one takes the dictionaries of
     :class:`common.losses.segmentation.PartialDiceCELoss`. A coarse voxel gets the label at its centre.
