@@ -6,6 +6,8 @@ import sys
 import traceback
 from types import TracebackType
 
+_NOT_BUILT = "Failed to instantiate component 'common."  # what MONAI says of a component in a config
+
 
 class InputError(ValueError):
     """A file or an argument of the user's is at fault.
@@ -18,7 +20,8 @@ def input_error_message(error: BaseException) -> str | None:
     """Message of the :class:`InputError` behind ``error``, or ``None`` when the program itself is at fault.
 
     MONAI wraps what its transforms raise and data loader workers turn exceptions into text, so both the chain of causes
-    and the text of the message are searched.
+    and the text of the message are searched. What a component of this package refuses to be constructed with, by a
+    ``ValueError``, is a setting of the user's too.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -30,6 +33,8 @@ def input_error_message(error: BaseException) -> str | None:
             marker, _, message = line.partition(f"{InputError.__module__}.{InputError.__qualname__}: ")
             if message and not marker.strip():
                 return message
+        if str(current).startswith(_NOT_BUILT) and type(current.__cause__) is ValueError:
+            return str(current.__cause__)
         current = current.__cause__ or current.__context__
     return None
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,6 +36,15 @@ def test_message_is_found_behind_data_loader_workers() -> None:
     with pytest.raises(RuntimeError) as caught:
         next(iter(DataLoader(FailingDataset(), num_workers=1)))
     assert input_error_message(caught.value) == "scan.nii.gz: is empty. Remove it."
+
+
+def test_a_setting_that_a_component_refuses_is_one_line() -> None:
+    for target, message in (("common.masking.patches.check_rule", "rule: got 'x'. Allowed"), ("os.listdir", None)):
+        content = {"component": {"_target_": target, "rule" if "rule" in target else "path": "x"}}
+        with pytest.raises(RuntimeError, match="Failed to instantiate") as caught:
+            ConfigParser(content).get_parsed_content("component")
+        found = input_error_message(caught.value)
+        assert found is None if message is None else str(found).startswith(message)
 
 
 def test_defects_keep_their_traceback() -> None:
