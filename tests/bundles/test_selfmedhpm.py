@@ -20,7 +20,7 @@ from tests.bundles.running import copy_bundle, run, weights
 NAME = "selfmedhpm"
 BTCV = {
     **{"spleen": 1, "kidney_right": 2, "kidney_left": 3, "gallbladder": 4, "esophagus": 5, "liver": 6, "stomach": 7},
-    **{"aorta": 8, "vena_cava_inferior": 9, "portal_and_splenic_vein": 10, "pancreas": 11},
+    **{"aorta": 8, "inferior_vena_cava": 9, "portal_vein_and_splenic_vein": 10, "pancreas": 11},
     **{"adrenal_gland_right": 12, "adrenal_gland_left": 13},
 }
 

@@ -17,10 +17,10 @@ from tests.bundles.running import copy_bundle, make_tiny
 from tests.bundles.test_end_to_end import ENVIRONMENT, monai_command
 from tests.bundles.two_processes import SHARDS, fine_tune, pretrain
 
-pytestmark = pytest.mark.parametrize("name", NAMES)
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_have_the_losses_of_one_with_twice_the_batch(name: str, tmp_path: Path) -> None:
     """Both stages, with the same images and masks; the contrastive terms see the pairs of both processes."""
     script = REPOSITORY / "tests" / "bundles" / "two_processes.py"
@@ -34,6 +34,7 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(name: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["isd_mae"])  # torchrun and the launch are the same for every bundle
 def test_one_process_that_dies_ends_the_job_and_it_can_be_resumed(name: str, phantom_dir: Path, tmp_path: Path) -> None:
     """``kill -9`` of rank 1 in the first stage: an error within a minute, no hang; only rank 0 has written."""
     root = copy_bundle(name, tmp_path)
