@@ -32,15 +32,20 @@ def body_mask(hu: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(bodies)[:, None]).to(hu.device)
 
 
-def _body(tissue: np.ndarray) -> np.ndarray:
-    """Largest component of a bool array (H, W[, D]), filled."""
+def largest_component(tissue: np.ndarray) -> np.ndarray:
+    """Largest connected component of a bool array (H, W[, D]): the body without the table that it lies on."""
     components, n = ndimage.label(tissue)
     if n == 0:
         return np.zeros_like(tissue)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    body = components == sizes.argmax()
-    if body.ndim == 3:
+    return components == sizes.argmax()
+
+
+def _body(tissue: np.ndarray) -> np.ndarray:
+    """Largest component of a bool array (H, W[, D]), filled."""
+    body = largest_component(tissue)
+    if body.ndim == 3 and body.any():
         in_plane = ndimage.generate_binary_structure(3, 1)
         in_plane[:, :, [0, 2]] = False
         body = ndimage.binary_fill_holes(body, structure=in_plane)

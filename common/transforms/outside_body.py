@@ -10,14 +10,30 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
+from common.masking.body import largest_component
 from common.masking.enclosed import CERTAIN_BACKGROUND, enclosed_by_tissue
+
+
+def inside_body(hu: torch.Tensor, level: float) -> torch.Tensor:
+    """All tissue, and air that has the body on both sides along some axis, such as the lungs: bool of ``hu``'s shape.
+
+    The body is the largest component. The table is tissue to a threshold, too, but the air above it is outside; an arm
+    beside the body is no air.
+
+    Args:
+        hu: (1, H, W, D).
+        level: HU above which a voxel is tissue.
+    """
+    tissue = hu > level
+    body = torch.from_numpy(largest_component(tissue[0].cpu().numpy()))
+    return enclosed_by_tissue(body[None, None])[0].to(hu.device) | tissue
 
 
 class MarkOutsideBodyd(MapTransform):
     """Marks the background outside the body as certain in labels (1, H, W, D) of channel indices.
 
     Where a structure was not annotated, a loss for partial labels cannot know that it is absent, and a network trained
-    on few annotations finds it anywhere. Outside the body, everybody knows. What has tissue on both sides along some
+    on few annotations finds it anywhere. Outside the body, everybody knows. What has the body on both sides along some
     axis counts as inside, so nothing is claimed of lungs that a narrow field of view cuts open.
 
     Args:
@@ -44,13 +60,13 @@ class MarkOutsideBodyd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            outside = ~enclosed_by_tissue(torch.as_tensor(d[self.image_key])[None] > self.level)[0]
+            outside = ~inside_body(torch.as_tensor(d[self.image_key]).as_subclass(torch.Tensor), self.level)
             d[key] = d[key].masked_fill(outside & (d[key] == 0), CERTAIN_BACKGROUND)
         return d
 
 
 class BodyMaskd(MapTransform):
-    """Adds the entry ``body``, bool (1, H, W, D): what :func:`common.masking.enclosed.enclosed_by_tissue` calls inside.
+    """Adds the entry ``body``, bool (1, H, W, D), see :func:`inside_body`.
 
     Args:
         keys: one image, HU.
@@ -66,8 +82,7 @@ class BodyMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            tissue = torch.as_tensor(d[key]).as_subclass(torch.Tensor) > self.level
-            d["body"] = enclosed_by_tissue(tissue[None])[0]
+            d["body"] = inside_body(torch.as_tensor(d[key]).as_subclass(torch.Tensor), self.level)
         return d
 
 

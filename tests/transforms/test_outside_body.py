@@ -22,11 +22,21 @@ def test_air_around_the_body_is_marked_and_nothing_else() -> None:
 
 
 def test_a_lung_at_the_edge_of_the_field_of_view_is_inside() -> None:
-    """Tissue in front and behind, air to the side up to the edge of the image."""
+    """Chest wall in front, behind and on the left, air up to the right edge of the image."""
     image = torch.full((1, 6, 6, 1), -800.0)
-    image[:, :, 0] = image[:, :, 5] = 40
+    image[:, :, 0] = image[:, :, 5] = image[:, 0] = 40
     label = torch.zeros(1, 6, 6, 1, dtype=torch.uint8)
     assert not MarkOutsideBodyd(keys="label")({"image": image, "label": label})["label"].any()
+
+
+def test_the_air_between_the_body_and_the_table_is_outside() -> None:
+    image = torch.full((1, 9, 9, 3), -1000.0)
+    image[:, 2:7, 4:8] = 40  # the body
+    image[:, :, 1] = 0  # the table, thinner, below it; an arm would look like this
+    marked = MarkOutsideBodyd(keys="label")({"image": image, "label": torch.zeros(1, 9, 9, 3, dtype=torch.uint8)})
+    assert (marked["label"][:, 2:7, 4:8] == 0).all()
+    assert (marked["label"][:, :, [0, 2, 3]] == CERTAIN_BACKGROUND).all()
+    assert (marked["label"][:, :, 1] == 0).all()
 
 
 def test_masks_are_cleared_in_the_air_around_the_body_only() -> None:
