@@ -185,7 +185,7 @@ def compare(
         dry_run: say what would run and how long it takes, and stop.
     """
     from common.compare.command import run_comparison
-    from common.compare.plan import Options
+    from common.compare.options import Options
 
     options = Options(
         dataset_dir=str(dataset_dir),

@@ -7,7 +7,8 @@ import shlex
 import sys
 
 from common.compare.estimate import estimate
-from common.compare.plan import Options, Plan
+from common.compare.options import Options
+from common.compare.plan import Plan
 from common.compare.report import write_report
 from common.compare.results import Results
 from common.compare.run import check_settings

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.compare.plan import Arm, Plan, Run, label_name
+from common.compare.arms import Arm, Run
+from common.compare.plan import Plan, label_name
 from common.compare.run import record_of
 
 # measured on one core of a server: docs/results.md, first trial (two crops of 64 voxels cubed, 2 s a step; one, 0.4 s)

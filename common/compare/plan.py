@@ -1,140 +1,22 @@
-"""What a comparison runs: arms, cells and the bundle command behind each run. Nothing is run here."""
+"""What a comparison runs: its cells, and the bundle command behind each run. Nothing is run here."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from common.compare.arms import Arm, Run
 from common.compare.bundles import ONE_RATE, Bundle, downstream, find_bundles, fingerprint
 from common.compare.cases import ComparedCases, compared_cases
+from common.compare.options import Options
 from common.compare.presets import Variant, find_variants
 from common.data.cases import Case
 from common.data.datalist import image_items, labelled_items
 from common.errors import InputError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The settings of a comparison; see :func:`common.cli.compare` for their meaning."""
-
-    dataset_dir: str
-    out_dir: str
-    bundles_dir: str = "bundles"
-    methods: tuple[str, ...] = ("all",)
-    presets: tuple[str, ...] = ()
-    overlays: tuple[str, ...] = ()
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    label_fractions: tuple[float, ...] = (1.0,)
-    seeds: int = 3
-    pretrain_seeds: int = 1
-    search_seeds: int = 1
-    lr: tuple[float, ...] = (0.001, 0.003)
-    scratch_lr: tuple[float, ...] | None = None
-    body_lr_factor: float = 0.25
-    steps: int | None = None
-    validations: int = 4
-    pretrain_steps: int | None = None
-    scratch_long: bool = False
-    val_fraction: float = 0.2
-    test_fraction: float = 0.25
-    split_seed: int = 0
-    patient: str | None = None
-    include_held_out: bool = False
-    device: str | None = None
-    threads: int = 0
-
-    def check(self) -> None:
-        """Refuse values that no comparison can have.
-
-        Raises:
-            InputError: naming the option.
-        """
-        least = {"seeds": 1, "pretrain_seeds": 1, "search_seeds": 1, "validations": 1, "steps": 1, "pretrain_steps": 1}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < minimum):
-                raise InputError(f"{name}: {value!r} given, whole numbers of at least {minimum} are allowed.")
-        if max(self.pretrain_seeds, self.search_seeds) > self.seeds:
-            msg = f"seeds: {self.seeds} given, less than pretrain_seeds or search_seeds. Give more seeds."
-            raise InputError(msg)
-        if self.steps is not None and self.steps % self.validations:
-            near = self.steps - self.steps % self.validations or self.validations
-            msg = f"steps: {self.steps} given, not a multiple of validations ({self.validations}). Try {near}."
-            raise InputError(msg)
-        if not self.lr or min(self.lr) <= 0 or min(self.scratch_rates) <= 0:
-            raise InputError(f"lr: {self.lr}, {self.scratch_rates} given. Give learning rates above 0.")
-        if len(self.scratch_rates) < len(self.lr):
-            msg = (
-                f"scratch_lr: {len(self.scratch_rates)} rates given, the pretrained arms search {len(self.lr)}. An "
-                "untuned baseline loses for that reason alone: give it as many."
-            )
-            raise InputError(msg)
-        for fraction in self.label_fractions:
-            if not 0 < fraction <= 1:
-                raise InputError(f"label_fraction: {fraction} given, above 0 and at most 1 is allowed.")
-
-    @property
-    def scratch_rates(self) -> tuple[float, ...]:
-        """Learning rates that a training from scratch may choose."""
-        return self.lr if self.scratch_lr is None else self.scratch_lr
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to a model.
-
-    Attributes:
-        name: unique, for tables and folders.
-        bundle: whose commands are run.
-        overrides: settings that differ from the bundle's, as far as its files know them.
-        kind: ``"pretrained"``, ``"scratch"``, or ``"scratch_long"``: as many more steps as pretraining's seconds buy.
-        network: fingerprint of what fine-tuning depends on; arms with the same one share a scratch arm.
-        network_name: for tables.
-        baseline: name of the scratch arm that this one is compared with; its own for that arm itself.
-    """
-
-    name: str
-    bundle: Bundle
-    overrides: Mapping[str, Any]
-    kind: str
-    network: str
-    network_name: str
-    baseline: str
-
-    @property
-    def folder(self) -> str:
-        """The name as part of a path."""
-        return self.name.replace(" ", "_")
-
-    @property
-    def has_body_rate(self) -> bool:
-        """Whether one learning rate serves all layers but the head, and not a decay from layer to layer."""
-        return self.kind != "pretrained" or bool(self.bundle.known({"body_lr_factor": 1.0}, "train"))
-
-
-@dataclass(frozen=True)
-class Run:
-    """One bundle command.
-
-    Attributes:
-        key: its folder, relative to the comparison's.
-        bundle, configs: which command.
-        arguments: its settings, as ``--args_file`` holds them.
-        steps: of the optimizer; 0 where nothing is trained.
-        voxels: per step, for a guess of its time.
-    """
-
-    key: str
-    bundle: Bundle
-    configs: tuple[str, ...]
-    arguments: Mapping[str, Any]
-    steps: int = 0
-    voxels: int = 0
 
 
 class Plan:

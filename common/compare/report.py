@@ -8,7 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from common.compare.plan import Arm, label_name
+from common.compare.arms import Arm
+from common.compare.plan import label_name
 from common.compare.plots import curves_figure, fractions_figure, masks_figure, read_curve, seconds_figure
 from common.compare.render import Block, Heading, Picture, Points, Table, Text, markdown, self_contained_html
 from common.compare.results import Results

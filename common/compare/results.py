@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.compare.plan import Arm, Plan, Run, label_name
+from common.compare.arms import Arm, Run
+from common.compare.plan import Plan, label_name
 from common.compare.run import record_of
 from common.compare.schedule import Schedule
 from common.compare.statistics import Scores

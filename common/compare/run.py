@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import common
+from common.compare.arms import Run
 from common.compare.lock import locked
-from common.compare.plan import Run
 from common.errors import InputError
 from common.files import write_json
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from common.compare.plan import Arm, Plan, Run, label_name
+from common.compare.arms import Arm, Run
+from common.compare.plan import Plan, label_name
 from common.compare.run import RunFailedError, execute, record_of
 from common.errors import InputError
 from common.files import write_json

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from common.arguments import check_arguments
+from common.compare.arms import Run
 from common.compare.bundles import Bundle, downstream
-from common.compare.plan import Options, Plan, Run
+from common.compare.options import Options
+from common.compare.plan import Plan
 from common.errors import InputError
 from tests.bundles.discovery import NAMES, REPOSITORY
 from tests.bundles.running import TINY

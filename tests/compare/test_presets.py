@@ -10,7 +10,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from common.compare.bundles import Bundle
-from common.compare.plan import Options, Plan
+from common.compare.options import Options
+from common.compare.plan import Plan
 from common.compare.presets import find_variants, presets_of
 from common.errors import InputError
 from tests.bundles.discovery import BUNDLES, REPOSITORY

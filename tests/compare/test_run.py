@@ -17,7 +17,8 @@ import torch
 
 import common.compare.run
 from common.cli import compare
-from common.compare.plan import Options, Plan
+from common.compare.options import Options
+from common.compare.plan import Plan
 from common.compare.run import RunFailedError, check_settings, execute, record_of
 from common.compare.schedule import Schedule
 from common.errors import InputError

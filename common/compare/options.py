@@ -1,0 +1,75 @@
+"""The settings of a comparison, and which of them cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The settings of a comparison; see :func:`common.cli.compare` for their meaning."""
+
+    dataset_dir: str
+    out_dir: str
+    bundles_dir: str = "bundles"
+    methods: tuple[str, ...] = ("all",)
+    presets: tuple[str, ...] = ()
+    overlays: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    label_fractions: tuple[float, ...] = (1.0,)
+    seeds: int = 3
+    pretrain_seeds: int = 1
+    search_seeds: int = 1
+    lr: tuple[float, ...] = (0.001, 0.003)
+    scratch_lr: tuple[float, ...] | None = None
+    body_lr_factor: float = 0.25
+    steps: int | None = None
+    validations: int = 4
+    pretrain_steps: int | None = None
+    scratch_long: bool = False
+    val_fraction: float = 0.2
+    test_fraction: float = 0.25
+    split_seed: int = 0
+    patient: str | None = None
+    include_held_out: bool = False
+    device: str | None = None
+    threads: int = 0
+
+    def check(self) -> None:
+        """Refuse values that no comparison can have.
+
+        Raises:
+            InputError: naming the option.
+        """
+        least = {"seeds": 1, "pretrain_seeds": 1, "search_seeds": 1, "validations": 1, "steps": 1, "pretrain_steps": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < minimum):
+                raise InputError(f"{name}: {value!r} given, whole numbers of at least {minimum} are allowed.")
+        if max(self.pretrain_seeds, self.search_seeds) > self.seeds:
+            msg = f"seeds: {self.seeds} given, less than pretrain_seeds or search_seeds. Give more seeds."
+            raise InputError(msg)
+        if self.steps is not None and self.steps % self.validations:
+            near = self.steps - self.steps % self.validations or self.validations
+            msg = f"steps: {self.steps} given, not a multiple of validations ({self.validations}). Try {near}."
+            raise InputError(msg)
+        if not self.lr or min(self.lr) <= 0 or min(self.scratch_rates) <= 0:
+            raise InputError(f"lr: {self.lr}, {self.scratch_rates} given. Give learning rates above 0.")
+        if len(self.scratch_rates) < len(self.lr):
+            msg = (
+                f"scratch_lr: {len(self.scratch_rates)} rates given, the pretrained arms search {len(self.lr)}. An "
+                "untuned baseline loses for that reason alone: give it as many."
+            )
+            raise InputError(msg)
+        for fraction in self.label_fractions:
+            if not 0 < fraction <= 1:
+                raise InputError(f"label_fraction: {fraction} given, above 0 and at most 1 is allowed.")
+
+    @property
+    def scratch_rates(self) -> tuple[float, ...]:
+        """Learning rates that a training from scratch may choose."""
+        return self.lr if self.scratch_lr is None else self.scratch_lr
