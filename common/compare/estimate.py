@@ -54,8 +54,10 @@ def estimate(plan: Plan) -> Estimate:
     if options.scratch_long:  # each takes as long as the longest pretraining and a training
         extra = max(_seconds(run, paces) for run in pretrainings) + max(_seconds(run, paces) for run in trainings)
         seconds += extra * options.seeds * sum(arm.kind == "scratch_long" for arm, _ in plan.cells)
-    tests = [f"test/{a.folder}/{label_name(f)}/s{s}" for a, f in plan.cells for s in range(options.seeds)]
-    seconds += _SECONDS_PER_TEST * sum(record_of(plan.out, key) is None for key in tests)
+    tests = [
+        plan.out / "test" / a.folder / label_name(f) / f"s{s}" for a, f in plan.cells for s in range(options.seeds)
+    ]
+    seconds += _SECONDS_PER_TEST * sum(not any(folder.glob("*/record.json")) for folder in tests)
     return Estimate(len(done) + len(missing), len(done), seconds, bool(done))
 
 

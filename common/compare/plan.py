@@ -120,9 +120,9 @@ class Plan:
         n_steps = length["epochs"] * length["steps"]
         return Run(key, arm.bundle, ("train",), arguments, n_steps, _voxels(config, "batch_size"))
 
-    def test(self, train: Run, arm: Arm, fraction: float, seed: int) -> Run:
+    def test(self, train: Run, arm: Arm) -> Run:
         """The metrics of a chosen run on the test cases."""
-        key = f"test/{arm.folder}/{label_name(fraction)}/s{seed}"
+        key = train.key.replace("train", "test", 1)
         structures = self._config(arm, "train")["structures"]
         arguments = {
             **self._known(arm, "train", "evaluate"),
@@ -134,9 +134,9 @@ class Plan:
         }
         return Run(key, arm.bundle, ("train", "evaluate"), arguments)
 
-    def example(self, train: Run, arm: Arm, fraction: float) -> Run:
+    def example(self, train: Run, arm: Arm) -> Run:
         """The mask of the first test case by a chosen run, to look at."""
-        key = f"example/{arm.folder}/{label_name(fraction)}"
+        key = train.key.replace("train", "example", 1)
         arguments = {
             **self._known(arm, "inference"),
             **self._common(arm),

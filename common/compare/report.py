@@ -221,9 +221,10 @@ def _example_masks(results: Results, fraction: float) -> dict[str, str]:
     case = results.plan.cases.test[0]
     masks = {"label": str(case.label)}
     for arm in _ordered(results):
-        folder = results.plan.out / "example" / arm.folder / label_name(fraction)
-        for path in folder.glob("*_seg.nii.gz"):
-            masks[arm.name] = str(path)
+        run = results.schedule.chosen_run(arm, fraction, 0)
+        if run is not None:
+            folder = results.plan.out / results.plan.example(run, arm).key
+            masks.update((arm.name, str(path)) for path in folder.glob("*_seg.nii.gz"))
     return masks
 
 

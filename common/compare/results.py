@@ -104,7 +104,7 @@ class Results:
             test: dict[tuple[str, str], float] = {}
             run = self.schedule.chosen_run(arm, fraction, seed)
             if run is not None:
-                folder = self.plan.out / self.plan.test(run, arm, fraction, seed).key
+                folder = self.plan.out / self.plan.test(run, arm).key
                 if (folder / "record.json").is_file():
                     test = read_dice(folder / "metrics.csv")
             scores |= {(seed, case, structure): dice for (case, structure), dice in test.items()}

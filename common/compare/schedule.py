@@ -73,28 +73,30 @@ class Schedule:
                     continue
                 yield from self._after_pretraining(arm, seed, run)
                 if self._complete(run):
-                    yield self.plan.test(run, arm, fraction, seed)
+                    yield self.plan.test(run, arm)
                     if seed == 0:
-                        yield self.plan.example(run, arm, fraction)
+                        yield self.plan.example(run, arm)
 
     def chosen(self, arm: Arm, fraction: float) -> int | None:
         """Position of the learning rate with the best mean validation Dice over the search's seeds, once all are done.
 
         A candidate that diverged on any of them is out; ``None`` while runs are missing, or when all are out. The
-        choice is kept in a file: a cell that has been tested is not chosen anew.
+        choice is kept in a file: more seeds of a search do not change it, other learning rates do.
         """
         if arm.kind == "scratch_long":
             return self.chosen(self.plan.by_name[arm.baseline], fraction)
+        rates = [list(candidate) for candidate in self.plan.candidates(arm)]
         path = self.plan.out / "train" / arm.folder / label_name(fraction) / "chosen.json"
         if path.is_file():
-            return int(json.loads(path.read_text(encoding="utf-8"))["candidate"])
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("rates") == rates:
+                return int(kept["candidate"])
         scores = self.search(arm, fraction)
         if scores is None or all(score is None for score in scores):
             return None
         ranked = [-math.inf if score is None else score for score in scores]
         best = ranked.index(max(ranked))
-        lr, factor = self.plan.candidates(arm)[best]
-        write_json(path, {"candidate": best, "lr": lr, "body_lr_factor": factor, "validation_dice": scores})
+        write_json(path, {"candidate": best, "rates": rates, "validation_dice": scores})
         return best
 
     def search(self, arm: Arm, fraction: float) -> list[float | None] | None:

@@ -83,7 +83,7 @@ def test_nothing_that_is_scored_is_trained_or_pretrained_on(make_plan) -> None:
             train = plan.train(arm, 1.0, seed, 1)
             val, test = (
                 set(cases(train, "validate#dataset#data")),
-                set(cases(plan.test(train, arm, 1.0, seed), "evaluation#items")),
+                set(cases(plan.test(train, arm), "evaluation#items")),
             )
             seen = set(cases(train, "train#dataset#data"))
             seen |= set(cases(plan.pretrain(arm, seed), "cases"))
@@ -136,7 +136,7 @@ def test_commands_accept_their_arguments(make_plan, tmp_path: Path) -> None:
     plan = make_plan(overrides={"spacing": [6.0, 6.0, 6.0], "n_bins": 4}, device="cpu")
     for arm in plan.arms:
         train = plan.train(arm, 1.0, 0, 0)
-        for run in (train, plan.pretrain(arm, 0), plan.test(train, arm, 1.0, 0), plan.example(train, arm, 1.0)):
+        for run in (train, plan.pretrain(arm, 0), plan.test(train, arm), plan.example(train, arm)):
             file = tmp_path / "arguments.json"
             file.write_text(json.dumps({"config_file": run.bundle.files(*run.configs), **run.arguments}))
             check_arguments(["monai.bundle", "run", "--args_file", str(file)])

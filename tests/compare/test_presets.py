@@ -78,7 +78,7 @@ def test_arguments_of_components_are_those_of_pretraining(phantom_dir: Path, tmp
     assert plan.pretrain(arm, 0).arguments["loss#learnable"] is True
     train = plan.train(arm, 1.0, 0, 0)
     assert train.arguments["patch_size"] == 4
-    assert not any("loss#learnable" in run.arguments for run in (train, plan.test(train, arm, 1.0, 0)))
+    assert not any("loss#learnable" in run.arguments for run in (train, plan.test(train, arm)))
     assert arm.baseline == plan.by_name["isd_mae"].baseline
 
 

@@ -97,8 +97,8 @@ def test_a_whole_comparison_and_its_report(options: dict[str, Any]) -> None:
         for arm in ("quick", "scratch Identity")
         for rest in (("0", "0.009", "True"), ("0", "0.1", "False"), ("1", "0.009", "True"))
     }
-    assert sorted(str(p.parent.relative_to(out)) for p in out.glob("test/*/*/*/metrics.csv")) == [
-        f"test/{arm}/labels_1/s{seed}" for arm in ("quick", "scratch_Identity") for seed in (0, 1)
+    assert sorted(str(p.parent.relative_to(out)) for p in out.glob("test/*/*/*/*/metrics.csv")) == [
+        f"test/{arm}/labels_1/s{seed}/lr0" for arm in ("quick", "scratch_Identity") for seed in (0, 1)
     ]
     report = (out / "report.md").read_text()
     assert "| quick | Identity | 0.0 M | 0.605 ± 0.007 | +0.100 ± 0.000 | +0.100 to +0.100 | 2 of 2 |" in report
@@ -169,7 +169,7 @@ def test_a_failing_run_is_told_and_the_others_are_done(options: dict[str, Any]) 
         compare(**settings)
     assert "1 runs failed, 2 results are missing" in str(caught.value)
     out = Path(options["out_dir"])
-    assert (out / "test/scratch_Identity/labels_1/s1/metrics.csv").exists()
+    assert (out / "test/scratch_Identity/labels_1/s1/lr0/metrics.csv").exists()
     assert "**Incomplete**" in (out / "report.md").read_text()
 
 
@@ -218,6 +218,17 @@ def test_a_killed_comparison_leaves_the_lock_with_the_training(
     assert not execute(plan.out, run)
     while not execute(plan.out, run):  # until the training that was left alone has ended
         time.sleep(0.1)
+
+
+def test_learning_rates_that_are_added_take_part(options: dict[str, Any]) -> None:
+    """As the report advises where the best one is at the end of the row; what is there is not done again."""
+    compare(**options, lr=(0.1,))
+    out = Path(options["out_dir"])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}
+    compare(**options, lr=(0.1, 0.009))
+    chosen = {(row["arm"], row["seed"], row["lr"]) for row in rows(out) if row["chosen"] == "True"}
+    assert chosen == {(arm, seed, "0.009") for arm in ("quick", "scratch Identity") for seed in ("0", "1")}
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.rglob("record.json")}.items()
 
 
 def test_what_the_first_seeds_search_decided_stays(options: dict[str, Any]) -> None:
