@@ -18,7 +18,8 @@ class ReconstructionPictures:
 
     Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
     (V, B, 1, *S) and ``fill``, the masks in ``regions`` and the quantities in ``maps``; the first sample of the batch
-    is drawn, one row per view.
+    is drawn, one row per view. Where a method reconstructs nothing, the rows are the image and what each view shows of
+    it.
 
     Args:
         output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
@@ -57,10 +58,14 @@ def picture_rows(
 ) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Per view of the first sample: a title, and the images (C, *S) under the names that become column titles."""
     rows = []
+    titles = dict(enumerate(view_names))
+    if "views" in outputs:
+        image, *views = (x[0].detach().float().cpu() for x in (outputs["image"], *outputs["views"]))
+        return [(titles.get(v, f"view {v + 1}"), {"input": image, "view": view}) for v, view in enumerate(views)]
     reconstruction, target, mask = (outputs[key] for key in ("reconstruction", "target", "mask"))
     for v in range(reconstruction.shape[0]):
+        title = titles.get(v, f"view {v + 1}")
         image, hidden, made = (x[v, 0].detach().float().cpu() for x in (target, mask, reconstruction))
-        title = view_names[v] if v < len(view_names) else f"view {v + 1}"
         images = {
             "input": image,
             "masked input": torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)), image),

@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses.embedding_queue import EmbeddingQueue
+
 logger = logging.getLogger(__name__)
 
 _EPS = 1e-8
@@ -153,10 +155,6 @@ class SymmetricContrastiveLoss(nn.Module):
         ValueError: for arguments out of range, or a single pair where that is an error.
     """
 
-    queue: Tensor
-    queue_next: Tensor
-    queue_filled: Tensor
-
     def __init__(
         self,
         *,
@@ -176,15 +174,11 @@ class SymmetricContrastiveLoss(nn.Module):
             )
         if single_pair not in ("skip", "raise"):
             raise ValueError(f"single_pair: got {single_pair!r}. Allowed are 'skip' and 'raise'.")
-        self.queue_size = queue_size
         self.single_pair = single_pair
         self._warned = False
         self._constant_scale = float(logit_scale)
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale))) if learnable else None
-        if queue_size:
-            self.register_buffer("queue", torch.zeros(2, queue_size, embedding_features))
-            self.register_buffer("queue_next", torch.zeros((), dtype=torch.long))
-            self.register_buffer("queue_filled", torch.zeros(queue_size, dtype=torch.bool))
+        self.queue = EmbeddingQueue(size=queue_size, features=embedding_features, views=2) if queue_size else None
 
     @property
     def scale(self) -> float | Tensor:
@@ -196,12 +190,11 @@ class SymmetricContrastiveLoss(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Loss of the views ``a`` and ``b``, both (N, E): a float32 scalar."""
         a, b = gather_embeddings(a.float()), gather_embeddings(b.float())
-        if self.queue_size:
-            # the queue is written below, and autograd needs its values of now
-            first, second = self.queue.clone()
-            loss = clip_loss(a, b, self.scale, negatives_a=first, negatives_b=second, filled=self.queue_filled.clone())
+        if self.queue is not None:
+            (first, second), filled = self.queue.read()
+            loss = clip_loss(a, b, self.scale, negatives_a=first, negatives_b=second, filled=filled)
             if self.training:
-                self._enqueue(torch.stack([a, b]))
+                self.queue.write(torch.stack([a, b]))
             return loss
         if a.shape[0] == 1:
             return self._without_negatives(a, b)
@@ -216,12 +209,3 @@ class SymmetricContrastiveLoss(nn.Module):
             self._warned = True
             logger.warning("%s; until then the contrastive term is 0.", message)
         return clip_loss(a, b, self.scale) * 0
-
-    @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor) -> None:
-        """Write embeddings (2, N, E) over the oldest entries of the ring, without asking the device where it stands."""
-        newest = embeddings.detach()[:, -self.queue_size :]
-        place = (self.queue_next + torch.arange(newest.shape[1], device=newest.device)) % self.queue_size
-        self.queue.index_copy_(1, place, newest.to(self.queue.dtype))
-        self.queue_filled.index_fill_(0, place, True)
-        self.queue_next.add_(newest.shape[1]).remainder_(self.queue_size)

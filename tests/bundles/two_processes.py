@@ -23,7 +23,10 @@ from tests.bundles.running import TINY
 STEPS = 3
 SHARDS = 2
 BATCH = 2
-BY_VIEW = ("reconstruction", "target", "mask", "embeddings", "regions", "maps")
+BY_VIEW = (
+    *("reconstruction", "target", "mask", "embeddings", "regions", "maps"),
+    *("views", "predictions", "teacher_embeddings"),
+)
 
 
 def parser(name: str, stage: str) -> ConfigParser:

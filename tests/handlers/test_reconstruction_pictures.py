@@ -31,6 +31,16 @@ def test_a_row_per_view_of_the_first_sample() -> None:
     torch.testing.assert_close(first["absolute error"], torch.full_like(image, 0.1))
 
 
+def test_where_nothing_is_reconstructed_the_views_are_drawn() -> None:
+    image, views = torch.rand(2, 3, 8, 8, 8), torch.rand(2, 2, 3, 8, 8, 8)
+    rows = picture_rows({"image": image, "views": views}, ("query", "key"))
+    assert [title for title, _ in rows] == ["query", "key"]
+    for (_, images), view in zip(rows, views, strict=True):
+        assert list(images) == ["input", "view"]
+        assert torch.equal(images["input"], image[0])
+        assert torch.equal(images["view"], view[0])
+
+
 def test_regions_are_tinted() -> None:
     for channels in (1, 3):
         made = outputs(channels)

@@ -164,11 +164,11 @@ class TestSymmetricContrastiveLoss:
         a, b = views(3)
         loss(a, b)
         loss(a, b)
-        assert torch.equal(loss.queue[0], a.detach()[[1, 2, 2, 0]])
-        assert loss.queue_filled.all()
+        assert torch.equal(loss.queue.embeddings[0], a.detach()[[1, 2, 2, 0]])
+        assert loss.queue.filled.all()
         a, b = views(7)
         loss(a, b).backward()
-        assert sorted(loss.queue[1].tolist()) == sorted(b.detach()[-4:].tolist())
+        assert sorted(loss.queue.embeddings[1].tolist()) == sorted(b.detach()[-4:].tolist())
 
     def test_evaluation_leaves_the_queue_alone_and_it_is_saved(self):
         loss = SymmetricContrastiveLoss(queue_size=4, embedding_features=6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.methods.autoencoder import Autoencoder, ReconstructionLoss
-from common.methods.baselines import BASELINES, baseline_loss, baseline_method
+from common.methods.baselines import baseline_loss, baseline_method
 from common.networks.mit_unet import MixTransformerUNet
 
 
@@ -87,7 +87,7 @@ def test_bf16_ends_before_the_loss() -> None:
         assert ReconstructionLoss()(outputs).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ["ae", "dae", "mae", "simmim"])
 def test_every_baseline_learns_to_see_its_target(name: str) -> None:
     """A few steps on one image lower the loss by a half: its gradient reaches the network."""
     torch.manual_seed(0)
@@ -115,6 +115,6 @@ def test_arguments_are_checked(arguments: dict, message: str) -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="'ae', 'dae', 'mae', 'simmim'"):
-        baseline_method(network(), name="simclr")
+        baseline_method(network(), name="swav")
     with pytest.raises(ValueError, match="'mse', 'l1'"):
         ReconstructionLoss(kind="huber")
