@@ -99,7 +99,7 @@ def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
             torch.manual_seed(10 * step + shard)
             method.seed_masks(10 * step + shard)
             parts.append(network(images(name, step, shard)))
-            hidden.append(fingerprint(parts[-1]["mask"]))
+            hidden.append(fingerprint(parts[-1]["mask"] if "mask" in parts[-1] else parts[-1]["views"]))
         value = loss(joined(parts))
         optimizer.zero_grad()
         value.backward()
