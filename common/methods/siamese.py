@@ -89,8 +89,13 @@ class Siamese(nn.Module):
         return self.projector(self.network.encode(view)[-1]).float()
 
     def outputs(self, image: Tensor, views: Tensor, embeddings: Tensor, **further: Any) -> dict[str, Any]:
-        """The dictionary of :mod:`common.methods`; among the ``stats``, ``embedding_spread``: 0 when all are alike."""
-        stats = {"embedding_spread": embedding_spread(embeddings), **further.pop("stats", {})}
+        """The dictionary of :mod:`common.methods`.
+
+        Among the ``stats`` is ``embedding_spread``, over the cases of each view: 0 when all are alike, or for a single
+        case.
+        """
+        spread = torch.stack([embedding_spread(of_view) for of_view in embeddings]).mean()
+        stats = {"embedding_spread": spread, **further.pop("stats", {})}
         return {"image": image, "views": views, "embeddings": embeddings, "stats": stats, **further}
 
 

@@ -88,6 +88,15 @@ def test_encoder_and_heads_learn_and_the_decoder_stays(name: str) -> None:
     assert sum(p.grad.abs().sum() for p in siamese.network.encoder.parameters()) > 0
 
 
+def test_the_spread_is_that_of_the_cases_and_not_of_the_views() -> None:
+    """Two views far apart, in which both cases are alike, have collapsed."""
+    siamese = method("simclr")
+    alike = torch.eye(2)[:, None].expand(2, 2, 2)
+    assert siamese.outputs(image(), image(), alike)["stats"]["embedding_spread"] == 0
+    apart = torch.eye(2).expand(2, 2, 2)  # 0 and 1 in both dimensions: a deviation of a half
+    assert siamese.outputs(image(), image(), apart)["stats"]["embedding_spread"] == pytest.approx(0.5)
+
+
 def test_each_case_is_embedded_by_itself() -> None:
     """No statistics of the batch: MoCo's shuffling would have nothing to hide."""
     siamese = method("simclr").eval()
