@@ -60,8 +60,10 @@ def picture_rows(
     rows = []
     titles = dict(enumerate(view_names))
     if "views" in outputs:
-        image, *views = (x[0].detach().float().cpu() for x in (outputs["image"], *outputs["views"]))
-        return [(titles.get(v, f"view {v + 1}"), {"input": image, "view": view}) for v, view in enumerate(views)]
+        for v, pair in enumerate(zip(outputs["image"], outputs["views"], strict=True)):
+            image, view = (x[0].detach().float().cpu() for x in pair)
+            rows.append((titles.get(v, f"view {v + 1}"), {"input": image, "view": view}))
+        return rows
     reconstruction, target, mask = (outputs[key] for key in ("reconstruction", "target", "mask"))
     for v in range(reconstruction.shape[0]):
         title = titles.get(v, f"view {v + 1}")

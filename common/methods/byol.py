@@ -61,7 +61,7 @@ class BYOL(SlowSiamese):
         """Embed two views of ``image`` (B, C, *S), values in [0, 1], and predict each from the other.
 
         Returns:
-            ``image``; ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E) by the network; ``predictions``
+            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E) by the network; ``predictions``
             (2, B, E), made from the view of the same index; ``teacher_embeddings`` (2, B, E) of that view, without
             gradient; ``stats``.
         """

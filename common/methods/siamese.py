@@ -96,7 +96,7 @@ class Siamese(nn.Module):
         """
         spread = torch.stack([embedding_spread(of_view) for of_view in embeddings]).mean()
         stats = {"embedding_spread": spread, **further.pop("stats", {})}
-        return {"image": image, "views": views, "embeddings": embeddings, "stats": stats, **further}
+        return {"image": image.expand_as(views), "views": views, "embeddings": embeddings, "stats": stats, **further}
 
 
 class SlowSiamese(Siamese):

@@ -48,7 +48,7 @@ class SimCLR(Siamese):
         """Embed two views of ``image`` (B, C, *S), values in [0, 1].
 
         Returns:
-            ``image``; ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E); ``stats``.
+            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E); ``stats``.
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)

@@ -25,7 +25,7 @@ SHARDS = 2
 BATCH = 2
 BY_VIEW = (
     *("reconstruction", "target", "mask", "embeddings", "regions", "maps"),
-    *("views", "predictions", "teacher_embeddings"),
+    *("image", "views", "predictions", "teacher_embeddings"),
 )
 
 

@@ -33,7 +33,7 @@ def test_a_row_per_view_of_the_first_sample() -> None:
 
 def test_where_nothing_is_reconstructed_the_views_are_drawn() -> None:
     image, views = torch.rand(2, 3, 8, 8, 8), torch.rand(2, 2, 3, 8, 8, 8)
-    rows = picture_rows({"image": image, "views": views}, ("query", "key"))
+    rows = picture_rows({"image": image.expand_as(views), "views": views}, ("query", "key"))
     assert [title for title, _ in rows] == ["query", "key"]
     for (_, images), view in zip(rows, views, strict=True):
         assert list(images) == ["input", "view"]

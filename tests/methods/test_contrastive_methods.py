@@ -52,7 +52,7 @@ def test_two_views_are_embedded(name: str, dims: int, shape: tuple[int, ...]) ->
     outputs = method(name, dims)(image(*shape))
     assert outputs["views"].shape == (2, *shape)
     assert not torch.allclose(*outputs["views"])
-    assert torch.equal(outputs["image"], image(*shape))
+    assert torch.equal(outputs["image"], image(*shape).expand(2, *shape))
     assert outputs["embeddings"].shape == (2, 2, 8)
     assert outputs["embeddings"].dtype == torch.float32
     assert outputs["stats"]["embedding_spread"] > 0
@@ -92,9 +92,10 @@ def test_the_spread_is_that_of_the_cases_and_not_of_the_views() -> None:
     """Two views far apart, in which both cases are alike, have collapsed."""
     siamese = method("simclr")
     alike = torch.eye(2)[:, None].expand(2, 2, 2)
-    assert siamese.outputs(image(), image(), alike)["stats"]["embedding_spread"] == 0
+    views = image().expand(2, 2, 3, 16, 32)
+    assert siamese.outputs(image(), views, alike)["stats"]["embedding_spread"] == 0
     apart = torch.eye(2).expand(2, 2, 2)  # 0 and 1 in both dimensions: a deviation of a half
-    assert siamese.outputs(image(), image(), apart)["stats"]["embedding_spread"] == pytest.approx(0.5)
+    assert siamese.outputs(image(), views, apart)["stats"]["embedding_spread"] == pytest.approx(0.5)
 
 
 def test_each_case_is_embedded_by_itself() -> None:
