@@ -56,7 +56,7 @@ class MoCo(SlowSiamese):
         """Embed a query and a key of ``image`` (B, C, *S), values in [0, 1].
 
         Returns:
-            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E), the keys without gradient; ``stats``.
+            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E), no gradient to keys; ``stats``.
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
