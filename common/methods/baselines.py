@@ -1,25 +1,60 @@
-"""Published ways to pretrain that papers compare with, by name."""
+"""Published ways to pretrain that papers compare with, by name, each with the settings of its own paper."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
+from common.errors import InputError
 from common.methods.autoencoder import Autoencoder, ReconstructionLoss
+from common.methods.cmae import CMAE, CMAELoss
+from common.methods.maskfeat import MaskFeat, MaskFeatLoss
 from common.methods.simmim import SimMIM
 from common.networks.mit_unet import MixTransformerUNet
 
-BASELINES = ("ae", "dae", "mae", "simmim")
+# what a baseline has that does not say otherwise
+_USUAL: dict[str, Any] = {
+    "patch_size": 16,
+    "mask_ratio": 0.75,
+    "transfer_parts": ["encoder", "decoder"],
+    "fresh_parts": ["head"],
+}
+_ENCODER_ALONE: dict[str, Any] = {"transfer_parts": ["encoder"], "fresh_parts": ["decoder", "head"]}
+# name -> settings of its paper or released code; docs/baselines.md has the sources
+_OWN: dict[str, dict[str, Any]] = {
+    "ae": {"mask_ratio": 0.0},
+    "dae": {"mask_ratio": 0.0},
+    "mae": {},
+    "simmim": {"patch_size": 32, "mask_ratio": 0.6, **_ENCODER_ALONE},
+    "maskfeat": {"mask_ratio": 0.4, **_ENCODER_ALONE},
+    "cmae": {},
+}
 _CORRUPTIONS = {"ae": "none", "dae": "noise", "mae": "patches"}
+BASELINES = tuple(_OWN)
+
+
+def baseline_setting(name: str, setting: str) -> Any:
+    """A setting of that baseline's own: what a bundle takes that is given no other.
+
+    Args:
+        name: one of :data:`BASELINES`.
+        setting: ``"patch_size"``, ``"mask_ratio"`` (0 where nothing is masked), ``"transfer_parts"`` or
+            ``"fresh_parts"``.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return {**_USUAL, **_OWN[_known(name)]}[setting]
 
 
 def baseline_method(
     network: MixTransformerUNet,
     *,
     name: str,
-    patch_size: int | Sequence[int] = 16,
-    mask_ratio: float = 0.75,
+    patch_size: int | Sequence[int],
+    mask_ratio: float,
     noise_sd: float = 0.1,
 ) -> nn.Module:
     """The method of that name.
@@ -27,26 +62,33 @@ def baseline_method(
     Args:
         network: what is pretrained.
         name: one of :data:`BASELINES`.
-        patch_size, mask_ratio: of ``mae`` and ``simmim``.
+        patch_size, mask_ratio: of those that mask, see :func:`baseline_setting`.
         noise_sd: of ``dae``.
 
     Raises:
         ValueError: for an unknown name, or what the method refuses.
     """
+    masks: dict[str, Any] = {"patch_size": patch_size, "mask_ratio": mask_ratio}
     if _known(name) == "simmim":
-        return SimMIM(network, patch_size=patch_size, mask_ratio=mask_ratio)
-    return Autoencoder(
-        network, corruption=_CORRUPTIONS[name], noise_sd=noise_sd, patch_size=patch_size, mask_ratio=mask_ratio
-    )
+        return SimMIM(network, **masks)
+    if name == "maskfeat":
+        return MaskFeat(network, **masks)
+    if name == "cmae":
+        return CMAE(network, **masks)
+    return Autoencoder(network, corruption=_CORRUPTIONS[name], noise_sd=noise_sd, **masks)
 
 
 def baseline_loss(*, name: str) -> nn.Module:
     """The loss of the method of that name: hidden voxels alone where some are hidden, L1 in SimMIM."""
-    where = "hidden" if _known(name) in ("mae", "simmim") else "all"
+    if _known(name) == "maskfeat":
+        return MaskFeatLoss()
+    if name == "cmae":
+        return CMAELoss()
+    where = "hidden" if name in ("mae", "simmim") else "all"
     return ReconstructionLoss(kind="l1" if name == "simmim" else "mse", where=where)
 
 
 def _known(name: str) -> str:
     if name not in BASELINES:
-        raise ValueError(f"name: got {name!r}. Allowed are {', '.join(map(repr, BASELINES))}.")
+        raise InputError(f"baseline: got {name!r}. Allowed are {', '.join(map(repr, BASELINES))}.")
     return name

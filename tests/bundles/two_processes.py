@@ -23,7 +23,7 @@ from tests.bundles.running import TINY
 STEPS = 3
 SHARDS = 2
 BATCH = 2
-BY_VIEW = ("reconstruction", "target", "mask", "embeddings", "regions", "maps")
+BY_VIEW = ("reconstruction", "target", "image", "mask", "embeddings", "regions", "images", "maps")
 
 
 def parser(name: str, stage: str) -> ConfigParser:
