@@ -1,6 +1,6 @@
 """The plain autoencoders that papers compare with: identity, denoising, and masked patches in a U-Net.
 
-Sources: AE, the identity with nothing hidden. DAE: Vincent et al., ICML 2008, Gaussian noise on the input, the clean
+Sources: AE, the identity with nothing hidden. DAE: Vincent et al., JMLR 2010, Gaussian noise on the input, the clean
 image as target. MAE: He et al., CVPR 2022 (arXiv 2111.06377), 75 % of the patches hidden and the mean squared error of
 the hidden ones alone; a U-Net has no token to leave out, so hidden patches are filled (METHODS.md, section 7).
 """

@@ -56,6 +56,7 @@ def baseline_method(
     patch_size: int | Sequence[int],
     mask_ratio: float,
     noise_sd: float = 0.1,
+    **further: Any,
 ) -> nn.Module:
     """The method of that name.
 
@@ -64,28 +65,34 @@ def baseline_method(
         name: one of :data:`BASELINES`.
         patch_size, mask_ratio: of those that mask, see :func:`baseline_setting`.
         noise_sd: of ``dae``.
+        further: arguments of that method alone, such as ``max_shift`` of :class:`common.methods.cmae.CMAE`.
 
     Raises:
         ValueError: for an unknown name, or what the method refuses.
     """
-    masks: dict[str, Any] = {"patch_size": patch_size, "mask_ratio": mask_ratio}
+    settings: dict[str, Any] = {"patch_size": patch_size, "mask_ratio": mask_ratio, **further}
     if _known(name) == "simmim":
-        return SimMIM(network, **masks)
+        return SimMIM(network, **settings)
     if name == "maskfeat":
-        return MaskFeat(network, **masks)
+        return MaskFeat(network, **settings)
     if name == "cmae":
-        return CMAE(network, **masks)
-    return Autoencoder(network, corruption=_CORRUPTIONS[name], noise_sd=noise_sd, **masks)
+        return CMAE(network, **settings)
+    return Autoencoder(network, corruption=_CORRUPTIONS[name], noise_sd=noise_sd, **settings)
 
 
-def baseline_loss(*, name: str) -> nn.Module:
-    """The loss of the method of that name: hidden voxels alone where some are hidden, L1 in SimMIM."""
+def baseline_loss(*, name: str, **further: Any) -> nn.Module:
+    """The loss of the method of that name: hidden voxels alone where some are hidden, L1 in SimMIM.
+
+    Args:
+        name: one of :data:`BASELINES`.
+        further: arguments of that loss alone, such as ``contrastive_weight`` of CMAE's.
+    """
     if _known(name) == "maskfeat":
-        return MaskFeatLoss()
+        return MaskFeatLoss(**further)
     if name == "cmae":
-        return CMAELoss()
+        return CMAELoss(**further)
     where = "hidden" if name in ("mae", "simmim") else "all"
-    return ReconstructionLoss(kind="l1" if name == "simmim" else "mse", where=where)
+    return ReconstructionLoss(**{"kind": "l1" if name == "simmim" else "mse", "where": where, **further})
 
 
 def _known(name: str) -> str:
