@@ -33,8 +33,8 @@ def oriented_gradients(
         image: (B, C, *S), 2D or 3D, a slice in its first two axes.
         cell_size: edge of a cell in voxels, or one per axis; must divide S.
         n_bins: intervals of the gradient's direction in [0, 180) degrees, from the second axis to the first.
-        gradient: ``"sobel"`` (released code), or ``"difference"`` of the neighbours (paper, Dalal & Triggs). Borders are
-            reflected.
+        gradient: ``"sobel"`` (MaskFeat's released code), or ``"difference"`` of the two neighbours (Dalal & Triggs).
+            Borders are reflected.
 
     Returns:
         float32 (B, C * n_bins, *grid), channel by channel; 0 in a cell without gradients.

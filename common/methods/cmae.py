@@ -160,7 +160,8 @@ class CMAE(nn.Module):
 class CMAELoss(nn.Module):
     """Squared error of the hidden voxels, plus InfoNCE of the predictions among the batch's keys.
 
-    In distributed training the keys of all ranks are negatives. A batch of one case has none: its contrastive term is 0.
+    In distributed training the keys of all ranks are negatives. A batch of one case has none, and its contrastive term
+    is 0.
 
     Args:
         temperature: divides the cosines.
