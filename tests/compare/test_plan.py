@@ -48,7 +48,8 @@ def test_every_bundle_is_compared_with_the_network_it_fine_tunes(make_plan) -> N
 def test_bundles_of_one_network_share_a_baseline(make_plan) -> None:
     plan = make_plan(methods=("isd_mae", "tcs_mae", "amlp", "baselines"), presets=("baselines/all",))
     arms = plan.by_name
-    shared = {arms[name].baseline for name in ("isd_mae", "tcs_mae", "baselines", "baselines.simmim")}
+    names = ("isd_mae", "tcs_mae", "baselines", "baselines.simmim", "baselines.maskfeat", "baselines.cmae")
+    shared = {arms[name].baseline for name in names}
     assert shared == {"scratch MixTransformerUNet"}
     assert arms["amlp"].baseline == "scratch BasicUNet"
     assert sum(arm.kind == "scratch" for arm in plan.arms) == 2
