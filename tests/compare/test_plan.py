@@ -65,6 +65,13 @@ def test_what_changes_a_training_from_scratch_changes_its_baseline() -> None:
         assert downstream(bundle.config("train", overrides=change)) != same, change
 
 
+def test_which_parts_a_baseline_leaves_fresh_does_not_change_its_network_from_scratch() -> None:
+    bundle = Bundle(REPOSITORY / "bundles" / "baselines", (str(TINY),))
+    same = downstream(bundle.config("train"))
+    for change in ({"baseline": "maskfeat"}, {"fresh_parts": ["decoder", "head"]}):
+        assert downstream(bundle.config("train", overrides=change)) == same
+
+
 def test_all_arms_of_a_seed_share_its_cases_and_its_seed(make_plan) -> None:
     plan = make_plan(label_fractions=(0.34, 1.0))
     for fraction in (0.34, 1.0):
