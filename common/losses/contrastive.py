@@ -30,6 +30,7 @@ def clip_loss(
     negatives_a: Tensor | None = None,
     negatives_b: Tensor | None = None,
     filled: Tensor | None = None,
+    symmetric: bool = True,
 ) -> Tensor:
     """Symmetric cross entropy over the similarities of two views (ISD-MAE, arXiv 2411.13198; CLIP's form).
 
@@ -43,6 +44,7 @@ def clip_loss(
         negatives_a: (Q, E), further negatives for ``b``: embeddings of the first view of other cases.
         negatives_b: (Q, E), further negatives for ``a``.
         filled: bool (Q,), which of the negatives count; ``None`` is all.
+        symmetric: ``False`` lets ``a`` look for its partners in ``b`` and not the other way round: InfoNCE, as in CMAE.
 
     Returns:
         scalar, float32.
@@ -50,10 +52,10 @@ def clip_loss(
     with torch.autocast(device_type=a.device.type, enabled=False):
         a, b = _normalised(a, b)
         similarity = scale * (a @ b.t())
-        loss = _one_way(similarity, a, negatives_b, filled, scale) + _one_way(
-            similarity.t(), b, negatives_a, filled, scale
-        )
-        return loss / 2
+        loss = _one_way(similarity, a, negatives_b, filled, scale)
+        if not symmetric:
+            return loss
+        return (loss + _one_way(similarity.t(), b, negatives_a, filled, scale)) / 2
 
 
 def _one_way(

@@ -1,4 +1,4 @@
-"""Random rotation, shift, scale and crops of a batch on its device, for methods whose views are to differ in space."""
+"""Random changes of a batch on its device, in space and of intensity, for methods whose views are to differ."""
 
 from __future__ import annotations
 
@@ -102,3 +102,43 @@ def warp(image: Tensor, transform: Tensor, *, beyond: str = "zeros") -> Tensor:
         image = image.float()
         grid = F.affine_grid(transform, list(image.shape), align_corners=False)
         return F.grid_sample(image, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
+
+
+def shift_voxels(image: Tensor, shifts: Tensor) -> Tensor:
+    """Each sample as seen through a window that moved on by whole voxels; what it lacks repeats the last voxel.
+
+    Args:
+        image: (B, C, *S).
+        shifts: whole numbers (B, d), at least 0, along each axis.
+
+    Returns:
+        (B, C, *S); voxel ``i`` of an axis is voxel ``i + shift`` of the image.
+    """
+    for axis, size in enumerate(image.shape[2:], start=2):
+        place = torch.arange(size, device=image.device) + shifts[:, axis - 2, None]
+        place = place.clamp(max=size - 1).view(-1, *[1] * (axis - 1), size, *[1] * (image.ndim - axis - 1))
+        image = image.gather(axis, place.expand_as(image))
+    return image
+
+
+def jitter_intensity(
+    image: Tensor, *, strength: float, probability: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Brightness and contrast of some samples changed, all channels alike: what a colour jitter leaves without colours.
+
+    Args:
+        image: (B, C, *S), values in [0, 1].
+        strength: largest change of either factor from 1.
+        probability: of a sample to be changed.
+        generator: random stream on the image's device.
+
+    Returns:
+        (B, C, *S) in [0, 1].
+    """
+    axes = tuple(range(1, image.ndim))
+    drawn = torch.rand(3, len(image), *[1] * (image.ndim - 1), generator=generator, device=image.device)
+    brightness, contrast = 1 + strength * (2 * drawn[:2] - 1)
+    brighter = (image * brightness).clamp(0, 1)
+    mean = brighter.mean(axes, keepdim=True)
+    changed = (mean + contrast * (brighter - mean)).clamp(0, 1)
+    return torch.where(drawn[2] < probability, changed, image)

@@ -24,8 +24,8 @@ STEPS = 3
 SHARDS = 2
 BATCH = 2
 BY_VIEW = (
-    *("reconstruction", "target", "mask", "embeddings", "regions", "maps"),
-    *("image", "views", "predictions", "teacher_embeddings"),
+    *("reconstruction", "target", "image", "mask", "embeddings", "regions", "images", "maps"),
+    *("views", "predictions", "teacher_embeddings"),
 )
 
 

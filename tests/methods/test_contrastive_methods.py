@@ -16,6 +16,7 @@ from common.methods.simclr import SimCLR, SimCLRLoss
 from common.networks.mit_unet import MixTransformerUNet
 
 METHODS = {"simclr": SimCLR, "moco": MoCo, "byol": BYOL}
+UNUSED = {"patch_size": 16, "mask_ratio": 0.0}  # of the methods that mask
 
 
 def network(spatial_dims: int = 2) -> MixTransformerUNet:
@@ -231,9 +232,9 @@ def test_a_few_steps_lower_the_loss(name: str) -> None:
 
 def test_knobs_reach_the_methods() -> None:
     for name in METHODS:
-        assert baseline_method(network(), name=name, view_share=0.5).view.min_share == 0.5
+        assert baseline_method(network(), name=name, **UNUSED, view_share=0.5).view.min_share == 0.5
     for name in ("moco", "byol"):
-        assert baseline_method(network(), name=name, momentum=0.9).teacher.momentum(0.0) == pytest.approx(0.9)
+        assert baseline_method(network(), name=name, **UNUSED, momentum=0.9).teacher.momentum(0.0) == pytest.approx(0.9)
     assert baseline_loss(name="simclr", temperature=0.5).contrast.temperature.item() == pytest.approx(0.5)
     moco = baseline_loss(name="moco", temperature=0.07, queue_size=64)
     assert moco.contrast.temperature == 0.07
