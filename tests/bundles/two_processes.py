@@ -25,7 +25,7 @@ SHARDS = 2
 BATCH = 2
 BY_VIEW = (
     *("reconstruction", "target", "mask", "embeddings", "regions", "maps"),
-    *("image", "views", "predictions", "teacher_embeddings"),
+    *("image", "views", "predicted_embeddings", "teacher_embeddings"),
 )
 
 
