@@ -61,9 +61,9 @@ class BYOL(SlowSiamese):
         """Embed two views of ``image`` (B, C, *S), values in [0, 1], and predict each from the other.
 
         Returns:
-            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E) by the network; ``predictions``
-            (2, B, E), made from the view of the same index; ``teacher_embeddings`` (2, B, E) of that view, without
-            gradient; ``stats``.
+            ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E) by the network;
+            ``predicted_embeddings`` (2, B, E), made from the view of that index; ``teacher_embeddings`` (2, B, E), of that
+            view too, without gradient; ``stats``.
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
@@ -72,7 +72,7 @@ class BYOL(SlowSiamese):
             image,
             views,
             embeddings,
-            predictions=self.predictor(embeddings).float(),
+            predicted_embeddings=self.predictor(embeddings).float(),
             teacher_embeddings=torch.stack([self.teacher(view) for view in views]),
         )
 
@@ -88,7 +88,7 @@ class BYOLLoss(nn.Module):
             target: what MONAI's trainer passes; unused.
         """
         del target
-        pairs = zip(outputs["predictions"], outputs["teacher_embeddings"].flip(0), strict=True)
+        pairs = zip(outputs["predicted_embeddings"], outputs["teacher_embeddings"].flip(0), strict=True)
         loss = 2 * torch.stack([cosine_loss(made, wanted) for made, wanted in pairs]).sum()
         outputs["losses"] = {"prediction": loss.detach()}
         return loss

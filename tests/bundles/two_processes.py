@@ -25,7 +25,7 @@ SHARDS = 2
 BATCH = 2
 BY_VIEW = (
     *("reconstruction", "target", "image", "mask", "embeddings", "regions", "images", "maps"),
-    *("views", "predictions", "teacher_embeddings"),
+    *("views", "predicted_embeddings", "teacher_embeddings"),
 )
 
 

@@ -121,7 +121,7 @@ def test_the_loss_of_byol_is_symmetric_and_crosses_the_views() -> None:
     half = torch.tensor([0.5, math.sqrt(3) / 2])
     predictions = torch.stack([3 * half, torch.tensor([0.0, -2.0])])[:, None]
     teacher = torch.tensor([[[0.0, 1.0]], [[5.0, 0.0]]])
-    outputs = {"predictions": predictions, "teacher_embeddings": teacher}
+    outputs = {"predicted_embeddings": predictions, "teacher_embeddings": teacher}
     value = BYOLLoss()(outputs)
     assert value.item() == pytest.approx(1 + 4, abs=1e-5)
     assert outputs["losses"]["prediction"] == value
@@ -150,7 +150,7 @@ def test_byol_predicts_what_the_teacher_makes_of_the_views() -> None:
     outputs = byol(image())
     for v, view in enumerate(outputs["views"]):
         torch.testing.assert_close(outputs["teacher_embeddings"][v], byol.embed(view) + 1)
-        torch.testing.assert_close(outputs["predictions"][v], byol.predictor(byol.embed(view)))
+        torch.testing.assert_close(outputs["predicted_embeddings"][v], byol.predictor(byol.embed(view)))
     assert not outputs["teacher_embeddings"].requires_grad
 
 
