@@ -62,8 +62,8 @@ class BYOL(SlowSiamese):
 
         Returns:
             ``image`` and ``views`` (2, B, C, *S); ``embeddings`` float32 (2, B, E) by the network;
-            ``predicted_embeddings`` (2, B, E), made from the view of that index; ``teacher_embeddings`` (2, B, E), of that
-            view too, without gradient; ``stats``.
+            ``predicted_embeddings`` and ``teacher_embeddings`` (2, B, E), each from the view of its index, the latter
+            without gradient; ``stats``.
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
