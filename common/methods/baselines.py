@@ -87,7 +87,7 @@ def baseline_method(
         return SimMIM(network, **settings)
     if name == "maskfeat":
         return MaskFeat(network, **settings)
-    teacher = {} if momentum is None or name == "simclr" else {"momentum": momentum}
+    teacher: dict[str, Any] = {} if momentum is None or name == "simclr" else {"momentum": momentum}
     if name == "cmae":
         return CMAE(network, **settings, **teacher)
     if name in _TWO_VIEWS:
@@ -107,7 +107,7 @@ def baseline_loss(*, name: str, temperature: float | None = None, queue_size: in
     Raises:
         ValueError: for an unknown name, or what the loss refuses.
     """
-    sharpness = {} if temperature is None else {"temperature": temperature}
+    sharpness: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     if _known(name) == "maskfeat":
         return MaskFeatLoss(**further)
     if name == "cmae":
