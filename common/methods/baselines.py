@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +17,7 @@ from common.networks.mit_unet import MixTransformerUNet
 
 BASELINES = ("ae", "dae", "mae", "simmim", "simclr", "moco", "byol")
 _CORRUPTIONS = {"ae": "none", "dae": "noise", "mae": "patches"}
-_TEACHERS = {"moco": MoCo, "byol": BYOL}
+_TEACHERS: dict[str, type[nn.Module]] = {"moco": MoCo, "byol": BYOL}
 
 
 def baseline_method(
@@ -47,7 +48,7 @@ def baseline_method(
     if name == "simclr":
         return SimCLR(network, view=RandomView(min_share=view_share))
     if name in _TEACHERS:
-        own = {} if momentum is None else {"momentum": momentum}
+        own: dict[str, Any] = {} if momentum is None else {"momentum": momentum}
         return _TEACHERS[name](network, view=RandomView(min_share=view_share), **own)
     return Autoencoder(
         network, corruption=_CORRUPTIONS[name], noise_sd=noise_sd, patch_size=patch_size, mask_ratio=mask_ratio
@@ -65,7 +66,7 @@ def baseline_loss(*, name: str, temperature: float | None = None, queue_size: in
     Raises:
         ValueError: for an unknown name, or what the loss refuses.
     """
-    own = {} if temperature is None else {"temperature": temperature}
+    own: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     if name == "simclr":
         return SimCLRLoss(**own)
     if name == "moco":
