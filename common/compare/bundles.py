@@ -28,6 +28,7 @@ _DOWNSTREAM = (
 # settings of bundles that give pretrained layers smaller learning rates: from scratch, one rate serves everywhere
 ONE_RATE = {"body_lr_factor": 1.0, "layer_decay": 1.0}
 # which layers count as the head decides nothing where all of them learn at one rate
+_ANY_HEAD = {"fresh_parts": "head"}
 _HEAD = re.compile(r", head=(?:\[[^\]]*\]|[^,)]+)")
 _REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 
@@ -116,8 +117,8 @@ def downstream(config: Mapping[str, Any]) -> dict[str, Any]:
     Two bundles for which this is equal train the same network from scratch, whatever they are called; they share one
     baseline. Learning rates are left out: the comparison sets them.
     """
-    rates = {name: rate for name, rate in {"lr": "LR", **ONE_RATE}.items() if name in config}
-    parser = ConfigParser({**config, **rates})
+    same = {name: value for name, value in {"lr": "LR", **ONE_RATE, **_ANY_HEAD}.items() if name in config}
+    parser = ConfigParser({**config, **same})
     return {name: _written_out(parser, parser[name]) for name in _DOWNSTREAM if name in parser}
 
 

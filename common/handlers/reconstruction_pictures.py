@@ -17,8 +17,9 @@ class ReconstructionPictures:
     """Input, masked input, reconstruction and error of the epoch's last batch, as PNG and in TensorBoard.
 
     Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
-    (V, B, 1, *S) and ``fill``, the masks in ``regions`` and the quantities in ``maps``; the first sample of the batch
-    is drawn, one row per view.
+    (V, B, 1, *S) and ``fill``, the input in ``image`` where it is not the target, the masks in ``regions``, and what is
+    in ``images`` and ``maps``; the first sample of the batch is drawn, one row per view. Where a method reconstructs
+    nothing, the rows are the image and what each of its ``views`` shows of it.
 
     Args:
         output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
@@ -57,16 +58,26 @@ def picture_rows(
 ) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Per view of the first sample: a title, and the images (C, *S) under the names that become column titles."""
     rows = []
+    titles = dict(enumerate(view_names))
+    if "views" in outputs:
+        for v, pair in enumerate(zip(outputs["image"], outputs["views"], strict=True)):
+            image, view = (x[0].detach().float().cpu() for x in pair)
+            rows.append((titles.get(v, f"view {v + 1}"), {"input": image, "view": view}))
+        return rows
     reconstruction, target, mask = (outputs[key] for key in ("reconstruction", "target", "mask"))
     for v in range(reconstruction.shape[0]):
-        image, hidden, made = (x[v, 0].detach().float().cpu() for x in (target, mask, reconstruction))
-        title = view_names[v] if v < len(view_names) else f"view {v + 1}"
+        wanted, hidden, made = (x[v, 0].detach().float().cpu() for x in (target, mask, reconstruction))
+        image = outputs["image"][v, 0].detach().float().cpu() if "image" in outputs else wanted
+        title = titles.get(v, f"view {v + 1}")
         images = {
             "input": image,
-            "masked input": torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)), image),
+            "masked input": torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)).cpu(), image),
+            **({"target": wanted} if "image" in outputs else {}),
             "reconstruction": made,
-            "absolute error": (made - image).abs(),
+            "absolute error": (made - wanted).abs(),
         }
+        for name, shown in outputs.get("images", {}).items():
+            images[name] = shown[v, 0].detach().float().cpu()
         for name, region in outputs.get("regions", {}).items():
             images[name] = tinted(image, region[v, 0].cpu())
         for name, quantity in outputs.get("maps", {}).items():

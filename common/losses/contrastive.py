@@ -10,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses.embedding_queue import EmbeddingQueue
+
 logger = logging.getLogger(__name__)
 
 _EPS = 1e-8
@@ -28,6 +30,7 @@ def clip_loss(
     negatives_a: Tensor | None = None,
     negatives_b: Tensor | None = None,
     filled: Tensor | None = None,
+    symmetric: bool = True,
 ) -> Tensor:
     """Symmetric cross entropy over the similarities of two views (ISD-MAE, arXiv 2411.13198; CLIP's form).
 
@@ -41,6 +44,7 @@ def clip_loss(
         negatives_a: (Q, E), further negatives for ``b``: embeddings of the first view of other cases.
         negatives_b: (Q, E), further negatives for ``a``.
         filled: bool (Q,), which of the negatives count; ``None`` is all.
+        symmetric: ``False`` lets ``a`` look for its partners in ``b`` and not the other way round: InfoNCE, as in CMAE.
 
     Returns:
         scalar, float32.
@@ -48,10 +52,10 @@ def clip_loss(
     with torch.autocast(device_type=a.device.type, enabled=False):
         a, b = _normalised(a, b)
         similarity = scale * (a @ b.t())
-        loss = _one_way(similarity, a, negatives_b, filled, scale) + _one_way(
-            similarity.t(), b, negatives_a, filled, scale
-        )
-        return loss / 2
+        loss = _one_way(similarity, a, negatives_b, filled, scale)
+        if not symmetric:
+            return loss
+        return (loss + _one_way(similarity.t(), b, negatives_a, filled, scale)) / 2
 
 
 def _one_way(
@@ -153,10 +157,6 @@ class SymmetricContrastiveLoss(nn.Module):
         ValueError: for arguments out of range, or a single pair where that is an error.
     """
 
-    queue: Tensor
-    queue_next: Tensor
-    queue_filled: Tensor
-
     def __init__(
         self,
         *,
@@ -176,15 +176,11 @@ class SymmetricContrastiveLoss(nn.Module):
             )
         if single_pair not in ("skip", "raise"):
             raise ValueError(f"single_pair: got {single_pair!r}. Allowed are 'skip' and 'raise'.")
-        self.queue_size = queue_size
         self.single_pair = single_pair
         self._warned = False
         self._constant_scale = float(logit_scale)
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale))) if learnable else None
-        if queue_size:
-            self.register_buffer("queue", torch.zeros(2, queue_size, embedding_features))
-            self.register_buffer("queue_next", torch.zeros((), dtype=torch.long))
-            self.register_buffer("queue_filled", torch.zeros(queue_size, dtype=torch.bool))
+        self.queue = EmbeddingQueue(size=queue_size, features=embedding_features, views=2) if queue_size else None
 
     @property
     def scale(self) -> float | Tensor:
@@ -196,12 +192,11 @@ class SymmetricContrastiveLoss(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Loss of the views ``a`` and ``b``, both (N, E): a float32 scalar."""
         a, b = gather_embeddings(a.float()), gather_embeddings(b.float())
-        if self.queue_size:
-            # the queue is written below, and autograd needs its values of now
-            first, second = self.queue.clone()
-            loss = clip_loss(a, b, self.scale, negatives_a=first, negatives_b=second, filled=self.queue_filled.clone())
+        if self.queue is not None:
+            (first, second), filled = self.queue.read()
+            loss = clip_loss(a, b, self.scale, negatives_a=first, negatives_b=second, filled=filled)
             if self.training:
-                self._enqueue(torch.stack([a, b]))
+                self.queue.write(torch.stack([a, b]))
             return loss
         if a.shape[0] == 1:
             return self._without_negatives(a, b)
@@ -216,12 +211,3 @@ class SymmetricContrastiveLoss(nn.Module):
             self._warned = True
             logger.warning("%s; until then the contrastive term is 0.", message)
         return clip_loss(a, b, self.scale) * 0
-
-    @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor) -> None:
-        """Write embeddings (2, N, E) over the oldest entries of the ring, without asking the device where it stands."""
-        newest = embeddings.detach()[:, -self.queue_size :]
-        place = (self.queue_next + torch.arange(newest.shape[1], device=newest.device)) % self.queue_size
-        self.queue.index_copy_(1, place, newest.to(self.queue.dtype))
-        self.queue_filled.index_fill_(0, place, True)
-        self.queue_next.add_(newest.shape[1]).remainder_(self.queue_size)

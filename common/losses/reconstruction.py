@@ -15,6 +15,27 @@ REDUCTIONS = ("global", "per_sample")
 _EPS = 1e-6
 
 
+def mean_error(found: Tensor, wanted: Tensor, counted: Tensor | None = None, *, kind: str = "mse") -> Tensor:
+    """Mean error of all values, or of those that count.
+
+    Args:
+        found: (..., C, *S).
+        wanted: (..., C, *S).
+        counted: bool (..., 1, *S), the same in all channels; ``None`` is everywhere.
+        kind: ``"mse"`` or ``"l1"``.
+
+    Returns:
+        float32 scalar; 0 with its graph where nothing counts.
+    """
+    with torch.autocast(device_type=found.device.type, enabled=False):
+        error = found.float() - wanted.float()
+        error = error.square() if kind == "mse" else error.abs()
+        if counted is None:
+            return error.mean()
+        weight = counted.to(error.dtype)
+        return (error * weight).sum() / (weight.sum() * (error.numel() // weight.numel())).clamp(min=1)
+
+
 def normalise_patches(patches: Tensor, *, variance: str) -> tuple[Tensor, Tensor, Tensor]:
     """Patches with mean 0 and variance 1, each by its own: a target that is blind to brightness and contrast.
 

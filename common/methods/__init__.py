@@ -5,9 +5,13 @@ views that the method makes of an image:
 
 - ``reconstruction`` (V, B, C, *S): what the network made of each view;
 - ``target`` (V, B, C, *S): what it should have made (an expanded view of the image, no copy, where all are the same);
+- ``image`` (V, B, C, *S): what was masked, where that is not the target;
 - ``mask`` (V, B, 1, *S): ``True`` where the view hid the image; ``fill``: the value put there;
+- in place of these four, where nothing is reconstructed: ``image`` (V, B, C, *S), an expanded view, and ``views``
+  (V, B, C, *S), what the network saw of it; the attribute ``view_names`` names them;
 - ``embeddings`` (V, B, E), where the method has them, or (V, B, L, E) from L levels of the encoder;
 - ``regions``: named masks (V, B, 1, *S) that pictures show, where the method has them;
+- ``images``: named images (V, B, C, *S) that pictures show, such as the view that a teacher saw;
 - ``maps``: named quantities (V, B, 1, *S) that pictures show, such as a patch's difficulty; NaN where there is none;
 - ``stats``: named 0-d tensors to log, such as the share of masked voxels.
 

@@ -1,4 +1,4 @@
-"""Random rotation, shift and scale of a batch on its device, for methods whose views are to differ in space."""
+"""Random changes of a batch on its device, in space and of intensity, for methods whose views are to differ."""
 
 from __future__ import annotations
 
@@ -57,9 +57,88 @@ def _rotation(angle: Tensor, a: int, b: int, d: int) -> Tensor:
     return turn
 
 
-def warp(image: Tensor, transform: Tensor) -> Tensor:
-    """Image (B, C, *S) under transforms (B, d, d + 1); linear, 0 beyond the border (released code)."""
+def random_crop(
+    batch_size: int,
+    dims: int,
+    *,
+    min_share: float = 0.2,
+    aspect: float = 4 / 3,
+    flip_axes: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw a box inside the image for each sample, to be seen at the size of the image, and mirror it at random.
+
+    Args:
+        batch_size: B.
+        dims: d, spatial axes of the image.
+        min_share: smallest share of the image's area or volume; drawn uniformly between it and 1.
+        aspect: largest ratio of a box's edges, in parts of the image's edges. An edge is never longer than the image's,
+            so that the largest boxes may fall a little short of their share.
+        flip_axes: spatial axes along which half of the boxes are mirrored.
+        generator: random stream on ``device``.
+        device: where the boxes are drawn.
+
+    Returns:
+        (B, d, d + 1), what :func:`warp` takes.
+    """
+    drawn = torch.rand(3, batch_size, dims, generator=generator, device=device)
+    share = min_share + (1 - min_share) * torch.rand(batch_size, 1, generator=generator, device=device)
+    stretch = math.log(aspect) * (drawn[0] - drawn[0].mean(1, keepdim=True))
+    edges = (share.log() / dims + stretch).exp().clamp(max=1)
+    centre = (1 - edges) * (2 * drawn[1] - 1)
+    for axis in flip_axes:
+        edges[:, axis] *= 1 - 2 * (drawn[2, :, axis] < 0.5).float()
+    # coordinates run from -1 to 1 along every axis, the last axis first
+    return torch.cat([torch.diag_embed(edges.flip(1)), centre.flip(1)[..., None]], dim=2)
+
+
+def warp(image: Tensor, transform: Tensor, *, beyond: str = "zeros") -> Tensor:
+    """Image (B, C, *S) under transforms (B, d, d + 1), linearly interpolated.
+
+    ``beyond`` the border lie ``"zeros"`` (TCS-MAE's released code) or the values of the ``"border"``.
+    """
     with torch.autocast(device_type=image.device.type, enabled=False):
         image = image.float()
         grid = F.affine_grid(transform, list(image.shape), align_corners=False)
-        return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
+
+
+def shift_voxels(image: Tensor, shifts: Tensor) -> Tensor:
+    """Each sample as seen through a window that moved on by whole voxels; what it lacks repeats the last voxel.
+
+    Args:
+        image: (B, C, *S).
+        shifts: whole numbers (B, d), at least 0, along each axis.
+
+    Returns:
+        (B, C, *S); voxel ``i`` of an axis is voxel ``i + shift`` of the image.
+    """
+    for axis, size in enumerate(image.shape[2:], start=2):
+        place = torch.arange(size, device=image.device) + shifts[:, axis - 2, None]
+        place = place.clamp(max=size - 1).view(-1, *[1] * (axis - 1), size, *[1] * (image.ndim - axis - 1))
+        image = image.gather(axis, place.expand_as(image))
+    return image
+
+
+def jitter_intensity(
+    image: Tensor, *, strength: float, probability: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Brightness and contrast of some samples changed, all channels alike: what a colour jitter leaves without colours.
+
+    Args:
+        image: (B, C, *S), values in [0, 1].
+        strength: largest change of either factor from 1.
+        probability: of a sample to be changed.
+        generator: random stream on the image's device.
+
+    Returns:
+        (B, C, *S) in [0, 1].
+    """
+    axes = tuple(range(1, image.ndim))
+    drawn = torch.rand(3, len(image), *[1] * (image.ndim - 1), generator=generator, device=image.device)
+    brightness, contrast = 1 + strength * (2 * drawn[:2] - 1)
+    brighter = (image * brightness).clamp(0, 1)
+    mean = brighter.mean(axes, keepdim=True)
+    changed = (mean + contrast * (brighter - mean)).clamp(0, 1)
+    return torch.where(drawn[2] < probability, changed, image)

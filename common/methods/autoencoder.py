@@ -1,6 +1,6 @@
 """The plain autoencoders that papers compare with: identity, denoising, and masked patches in a U-Net.
 
-Sources: AE, the identity with nothing hidden. DAE: Vincent et al., ICML 2008, Gaussian noise on the input, the clean
+Sources: AE, the identity with nothing hidden. DAE: Vincent et al., JMLR 2010, Gaussian noise on the input, the clean
 image as target. MAE: He et al., CVPR 2022 (arXiv 2111.06377), 75 % of the patches hidden and the mean squared error of
 the hidden ones alone; a U-Net has no token to leave out, so hidden patches are filled (METHODS.md, section 7).
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.losses.reconstruction import KINDS
+from common.losses.reconstruction import KINDS, mean_error
 from common.masking.generator import MaskGenerator
 from common.methods.views import PatchView, check_reconstructs
 from common.networks.mit_unet import MixTransformerUNet
@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
         corruption: ``"none"`` (AE), ``"noise"`` (DAE) or ``"patches"`` (MAE).
         noise_sd: standard deviation of the noise, in units of the channels' range.
         patch_size: edge of a patch in voxels, or one per axis.
-        mask_ratio: hidden share of the patches.
+        mask_ratio: hidden share of the patches, above 0 where patches are the corruption.
         fill: value of hidden voxels.
         mask_seed: start of the random stream of noise and masks; :meth:`seed_masks` starts it anew.
 
@@ -59,7 +59,10 @@ class Autoencoder(nn.Module):
         self.corruption = corruption
         self.noise_sd = noise_sd
         self.hide_patches = PatchView(
-            spatial_dims=network.spatial_dims, patch_size=patch_size, mask_ratio=mask_ratio, rule="floor_keep"
+            spatial_dims=network.spatial_dims,
+            patch_size=patch_size,
+            mask_ratio=mask_ratio,
+            hides_something=corruption == "patches",
         )
         self.fill = fill
         self.masks = MaskGenerator(mask_seed)
@@ -121,14 +124,7 @@ class ReconstructionLoss(nn.Module):
             target: what MONAI's trainer passes; unused, ``outputs`` holds the target.
         """
         del target
-        reconstruction, wanted = outputs["reconstruction"], outputs["target"]
-        with torch.autocast(device_type=reconstruction.device.type, enabled=False):
-            error = reconstruction.float() - wanted.float()
-            error = error.square() if self.kind == "mse" else error.abs()
-            if self.where == "all":
-                loss = error.mean()
-            else:
-                counted = outputs["mask"].to(error.dtype)  # (V, B, 1, *S): the same in all channels
-                loss = (error * counted).sum() / (counted.sum() * error.shape[2]).clamp(min=1)
+        counted = outputs["mask"] if self.where == "hidden" else None
+        loss = mean_error(outputs["reconstruction"], outputs["target"], counted, kind=self.kind)
         outputs["losses"] = {"reconstruction": loss.detach()}
         return loss

@@ -105,14 +105,26 @@ class PatchView:
         patch_size: edge in voxels, or one per axis.
         mask_ratio: share of hidden patches.
         rule: how the ratio becomes a number, see :func:`common.masking.patches.n_masked_patches`.
+        hides_something: refuse a ratio of 0, for losses that count hidden voxels alone.
 
     Raises:
         ValueError: for an argument out of range.
     """
 
     def __init__(
-        self, *, spatial_dims: int, patch_size: int | Sequence[int], mask_ratio: float, rule: str = "floor_keep"
+        self,
+        *,
+        spatial_dims: int,
+        patch_size: int | Sequence[int],
+        mask_ratio: float,
+        rule: str = "floor_keep",
+        hides_something: bool = False,
     ) -> None:
+        if hides_something and mask_ratio == 0:
+            raise ValueError(
+                "mask_ratio: it is 0, which hides nothing, and only what is hidden counts. Give a share above 0 and "
+                "below 1."
+            )
         self.patch_size = as_patch_size(patch_size, spatial_dims)
         self.mask_ratio = check_mask_ratio(mask_ratio)
         self.rule = check_rule(rule)

@@ -23,7 +23,10 @@ from tests.bundles.running import TINY
 STEPS = 3
 SHARDS = 2
 BATCH = 2
-BY_VIEW = ("reconstruction", "target", "mask", "embeddings", "regions", "maps")
+BY_VIEW = (
+    *("reconstruction", "target", "image", "mask", "embeddings", "regions", "images", "maps"),
+    *("views", "predicted_embeddings", "teacher_embeddings"),
+)
 
 
 def parser(name: str, stage: str) -> ConfigParser:
@@ -96,7 +99,7 @@ def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
             torch.manual_seed(10 * step + shard)
             method.seed_masks(10 * step + shard)
             parts.append(network(images(name, step, shard)))
-            hidden.append(fingerprint(parts[-1]["mask"]))
+            hidden.append(fingerprint(parts[-1]["mask"] if "mask" in parts[-1] else parts[-1]["views"]))
         value = loss(joined(parts))
         optimizer.zero_grad()
         value.backward()

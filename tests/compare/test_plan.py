@@ -50,7 +50,9 @@ def test_every_bundle_is_compared_with_the_network_it_fine_tunes(make_plan) -> N
 def test_bundles_of_one_network_share_a_baseline(make_plan) -> None:
     plan = make_plan(methods=("isd_mae", "tcs_mae", "amlp", "baselines"), presets=("baselines/all",))
     arms = plan.by_name
-    shared = {arms[name].baseline for name in ("isd_mae", "tcs_mae", "baselines", "baselines.simmim")}
+    rows = ("simmim", "maskfeat", "cmae", "simclr", "moco", "byol")
+    names = ("isd_mae", "tcs_mae", "baselines", *(f"baselines.{row}" for row in rows))
+    shared = {arms[name].baseline for name in names}
     assert shared == {"scratch MixTransformerUNet"}
     assert arms["amlp"].baseline == "scratch BasicUNet"
     assert sum(arm.kind == "scratch" for arm in plan.arms) == 2
@@ -64,6 +66,13 @@ def test_what_changes_a_training_from_scratch_changes_its_baseline() -> None:
         assert downstream(bundle.config("train", overrides=change)) == same, change
     for change in ({"edge": "volume"}, {"backbone": "b1"}, {"spacing": [1, 1, 1]}, {"steps": 9}, {"rotate_degrees": 0}):
         assert downstream(bundle.config("train", overrides=change)) != same, change
+
+
+def test_which_parts_a_baseline_leaves_fresh_does_not_change_its_network_from_scratch() -> None:
+    bundle = Bundle(REPOSITORY / "bundles" / "baselines", (str(TINY),))
+    same = downstream(bundle.config("train"))
+    for change in ({"baseline": "maskfeat"}, {"fresh_parts": ["decoder", "head"]}):
+        assert downstream(bundle.config("train", overrides=change)) == same
 
 
 def test_all_arms_of_a_seed_share_its_cases_and_its_seed(make_plan) -> None:

@@ -31,6 +31,16 @@ def test_a_row_per_view_of_the_first_sample() -> None:
     torch.testing.assert_close(first["absolute error"], torch.full_like(image, 0.1))
 
 
+def test_where_nothing_is_reconstructed_the_views_are_drawn() -> None:
+    image, views = torch.rand(2, 3, 8, 8, 8), torch.rand(2, 2, 3, 8, 8, 8)
+    rows = picture_rows({"image": image.expand_as(views), "views": views}, ("query", "key"))
+    assert [title for title, _ in rows] == ["query", "key"]
+    for (_, images), view in zip(rows, views, strict=True):
+        assert list(images) == ["input", "view"]
+        assert torch.equal(images["input"], image[0])
+        assert torch.equal(images["view"], view[0])
+
+
 def test_regions_are_tinted() -> None:
     for channels in (1, 3):
         made = outputs(channels)
@@ -51,3 +61,17 @@ def test_maps_are_columns_of_their_own() -> None:
     (_, images), (_, other) = picture_rows(made)
     assert torch.equal(images["difficulty map"], difficulty[0, 0])
     assert torch.equal(other["difficulty map"], difficulty[1, 0])
+
+
+def test_an_input_that_is_not_the_target_and_further_images_have_columns() -> None:
+    made = outputs()
+    made["image"] = 1 - made["target"]
+    made["images"] = {"second view": made["target"] / 2}
+    images = picture_rows(made)[0][1]
+    assert list(images) == ["input", "masked input", "target", "reconstruction", "absolute error", "second view"]
+    image, mask = made["image"][0, 0], made["mask"][0, 0]
+    assert torch.equal(images["input"], image)
+    assert torch.equal(images["masked input"][~mask], image[~mask])
+    assert torch.equal(images["target"], made["target"][0, 0])
+    torch.testing.assert_close(images["absolute error"], torch.full_like(image, 0.1))
+    assert torch.equal(images["second view"], made["target"][0, 0] / 2)

@@ -48,6 +48,12 @@ class TestClipLoss:
         assert clip_loss(a, b, S).item() == pytest.approx(clip_loss(b, a, S).item(), abs=1e-6)
         assert clip_loss(3 * a, b / 7, S).item() == pytest.approx(clip_loss(a, b, S).item(), abs=1e-6)
 
+    def test_one_way_is_cross_entropy_of_the_rows(self):
+        a, b = (F.normalize(x.detach(), dim=1) for x in views(3))
+        expected = F.cross_entropy(S * a @ b.t(), torch.arange(3))
+        assert clip_loss(a, b, S, symmetric=False).item() == pytest.approx(expected.item())
+        assert clip_loss(a, b, S, symmetric=False).item() != pytest.approx(clip_loss(b, a, S, symmetric=False).item())
+
     def test_single_pair_is_zero(self):
         a, b = views(1)
         assert clip_loss(a, b, S).item() == 0
@@ -164,11 +170,11 @@ class TestSymmetricContrastiveLoss:
         a, b = views(3)
         loss(a, b)
         loss(a, b)
-        assert torch.equal(loss.queue[0], a.detach()[[1, 2, 2, 0]])
-        assert loss.queue_filled.all()
+        assert torch.equal(loss.queue.embeddings[0], a.detach()[[1, 2, 2, 0]])
+        assert loss.queue.filled.all()
         a, b = views(7)
         loss(a, b).backward()
-        assert sorted(loss.queue[1].tolist()) == sorted(b.detach()[-4:].tolist())
+        assert sorted(loss.queue.embeddings[1].tolist()) == sorted(b.detach()[-4:].tolist())
 
     def test_evaluation_leaves_the_queue_alone_and_it_is_saved(self):
         loss = SymmetricContrastiveLoss(queue_size=4, embedding_features=6)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from common.methods.augmentation import random_affine, warp
+from common.methods.augmentation import jitter_intensity, random_affine, shift_voxels, warp
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -68,3 +68,31 @@ def test_beyond_the_border_is_zero() -> None:
     transform = random_affine(1, (16, 16), rotate_degrees=45, translate=0, scale=0, generator=generator(2))
     assert math.isclose(warp(image, transform)[0, 0, 8, 8].item(), 1, abs_tol=1e-5)
     assert warp(image, transform).min() == 0
+
+
+def test_a_shift_by_whole_voxels_by_hand() -> None:
+    image = torch.tensor([[0.0, 1, 2], [3, 4, 5]]).expand(2, 1, 2, 3)
+    moved = shift_voxels(image, torch.tensor([[0, 1], [1, 2]]))
+    assert moved[0, 0].tolist() == [[1, 2, 2], [4, 5, 5]]
+    assert moved[1, 0].tolist() == [[5, 5, 5], [5, 5, 5]]
+    volume = torch.rand(1, 2, 3, 4, 5, generator=generator())
+    moved = shift_voxels(volume, torch.tensor([[0, 0, 2]]))
+    assert torch.equal(moved[..., :3], volume[..., 2:])
+    assert torch.equal(moved[..., 3:], volume[..., 4:].expand(1, 2, 3, 4, 2))
+
+
+def test_jitter_changes_some_samples_by_one_straight_line_each() -> None:
+    image = 0.4 + 0.2 * torch.rand(200, 2, 4, 4, generator=generator())  # far from 0 and 1: nothing is cut off
+    made = jitter_intensity(image, strength=0.4, probability=0.8, generator=generator(1))
+    changed = (made != image).flatten(1).any(1)
+    assert 0.7 < changed.float().mean() < 0.9
+    x, y = image.flatten(1), made.flatten(1)
+    slope = ((x - x.mean(1, True)) * (y - y.mean(1, True))).sum(1) / (x - x.mean(1, True)).square().sum(1)
+    torch.testing.assert_close(slope[:, None] * (x - x.mean(1, True)), y - y.mean(1, True), atol=1e-5, rtol=0)
+    brightness = y.mean(1) / x.mean(1)
+    assert 0.6 <= brightness.min() < 0.7
+    assert 1.3 < brightness.max() <= 1.4
+    contrast = slope / brightness
+    assert 0.6 <= contrast.min() + 1e-4 < 0.7
+    assert 1.3 < contrast.max() <= 1.4 + 1e-4
+    assert jitter_intensity(image, strength=0.9, probability=1.0, generator=generator()).amax() <= 1

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common.methods.baselines import baseline_loss
-from common.methods.simmim import SimMIM, depth_to_space
+from common.methods.encoder_prediction import depth_to_space
+from common.methods.simmim import SimMIM
 from common.networks.mit_unet import MixTransformerUNet
 
 

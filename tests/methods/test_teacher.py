@@ -45,7 +45,14 @@ def test_momentum_ramps_and_then_stays() -> None:
     assert EMATeacher(nn.Linear(1, 1), ramp=0.0).momentum(0.0) == 0.9999
 
 
-@pytest.mark.parametrize("wrong", [{"momentum_start": 1.0}, {"momentum_end": -0.1}, {"ramp": 1.5}])
+def test_momentum_follows_half_a_cosine_to_one() -> None:
+    teacher = EMATeacher(nn.Linear(1, 1), momentum_start=0.996, momentum_end=1.0, ramp=1.0, shape="cosine")
+    assert [teacher.momentum(p) for p in (0.0, 1 / 3, 0.5, 1.0)] == pytest.approx([0.996, 0.997, 0.998, 1.0])
+
+
+@pytest.mark.parametrize("wrong", [{"momentum_start": 1.0}, {"momentum_end": 1.1}, {"ramp": 1.5}])
 def test_wrong_arguments(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="momentum_start"):
         EMATeacher(nn.Linear(1, 1), **wrong)
+    with pytest.raises(ValueError, match="'linear', 'cosine'"):
+        EMATeacher(nn.Linear(1, 1), shape="step")
