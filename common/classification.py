@@ -27,7 +27,7 @@ Item = Mapping[str, Any]
 
 
 class ClassPrediction:
-    """Probabilities of the classes of new volumes, into ``probabilities.csv``: a header ``case,<class>,...``, a line each.
+    """Probabilities of the classes of new volumes, into ``probabilities.csv``: ``case,<class>,...``, a line per volume.
 
     Args:
         items: ``{"image": path, "case": id}``.
@@ -136,7 +136,8 @@ class ClassScoring(ClassPrediction):
             "versions": package_versions(),
         }
         write_json(self.output_dir / "metrics.json", report)
-        lines = [f"{name:<24}{_two(auc):>6}" for name, auc in zip((*self.classes, "mean"), (*aucs, mean_auc(aucs)))]
+        table = [*zip(self.classes, aucs, strict=True), ("mean", mean_auc(aucs))]
+        lines = [f"{name:<24}{_two(auc):>6}" for name, auc in table]
         logger.info(
             "AUC of %d %s cases, written to %s:\n%s", len(done), self.section, self.output_dir, "\n".join(lines)
         )

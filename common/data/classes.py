@@ -124,13 +124,9 @@ def classified_items(
         )
         raise InputError(msg)
     known = [case_of(found[case], table) for case, values in table.labels.items() if not all(map(math.isnan, values))]
-    split = split_cases(
-        known, val_fraction=val_fraction, seed=seed, label_fraction=label_fraction, patient=patient
-    )
+    split = split_cases(known, val_fraction=val_fraction, seed=seed, label_fraction=label_fraction, patient=patient)
     cases = getattr(split, section)
-    items = [
-        {"image": c.image, "case": c.id, "label": np.array(table.labels[c.id], dtype=np.float32)} for c in cases
-    ]
+    items = [{"image": c.image, "case": c.id, "label": np.array(table.labels[c.id], dtype=np.float32)} for c in cases]
     if section != "test":
         _check_both_values(items, table, section)
     logger.info("%s: %d classified cases of %s", section, len(items), dataset_dir)
@@ -142,9 +138,7 @@ def case_of(case: Case, table: ClassTable) -> Case:
     return replace(case, label=table.path, subset="test" if case.subset == "test" else "train")
 
 
-def write_classes(
-    path: str | os.PathLike, names: Sequence[str], labels: Mapping[str, Iterable[float]]
-) -> None:
+def write_classes(path: str | os.PathLike, names: Sequence[str], labels: Mapping[str, Iterable[float]]) -> None:
     """Write a table that :func:`read_classes` reads; cases in the order of their names, NaN as nothing."""
     with written_beside(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -54,7 +54,9 @@ class Classifier(nn.Module):
             InputError: when the total stride does not divide a size of the image.
         """
         n_axes = x.dim() - 2
-        if n_axes not in (self.spatial_dims, 3) or any(n % self.total_stride for n in x.shape[2 : 2 + self.spatial_dims]):
+        if n_axes not in (self.spatial_dims, 3) or any(
+            n % self.total_stride for n in x.shape[2 : 2 + self.spatial_dims]
+        ):
             msg = (
                 f"image: got shape {list(x.shape)}. Give (B, C, *S) whose first {self.spatial_dims} spatial sizes are "
                 f"multiples of {self.total_stride}: choose another classify_size."
