@@ -101,7 +101,9 @@ def pretraining_items(
     used = [c for c in used if c.id not in hold_out]
     if not used:
         what = "validation and test" if hold_out else "test"
-        msg = f"{dataset_dir}: it holds {what} cases only, and those are held out. Put volumes into imagesTr or imagesUn."
+        msg = (
+            f"{dataset_dir}: it holds {what} cases only, and those are held out. Put volumes into imagesTr or imagesUn."
+        )
         raise InputError(msg)
     items = image_items(sorted(used, key=lambda c: c.id))
     logger.info("pretraining: %d of %d volumes of %s", len(items), len(cases), dataset_dir)
