@@ -139,14 +139,14 @@ def test_cases_of_which_nothing_is_known_stay_out(dataset: Path) -> None:
 
 
 def test_a_case_that_is_not_there_is_refused(dataset: Path) -> None:
-    write_classes(dataset / "classes.csv", ["x"], {**dict.fromkeys(TRAIN, [1.0]), "nobody": [0.0]})
+    write_classes(dataset / "classes.csv", ["x"], {**dict.fromkeys(TRAIN, (1.0,)), "nobody": [0.0]})
     with pytest.raises(InputError, match=r"case 'nobody' is not in"):
         classified_items(dataset, read_classes(dataset))
 
 
 @pytest.mark.parametrize("section", ["train", "val"])
 def test_a_class_with_one_value_is_refused(dataset: Path, section: str) -> None:
-    write_classes(dataset / "classes.csv", ["x"], dict.fromkeys(TRAIN, [0.0]))
+    write_classes(dataset / "classes.csv", ["x"], dict.fromkeys(TRAIN, (0.0,)))
     with pytest.raises(InputError, match=r"class 'x' is 0 in all of the \d (training|validation) cases.*--classes"):
         classified_items(dataset, read_classes(dataset), section=section)
     write_classes(dataset / "classes.csv", ["x", "y"], {c: [float(i % 2), math.nan] for i, c in enumerate(TRAIN)})

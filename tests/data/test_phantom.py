@@ -9,8 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from common.data.classes import read_classes
 from common.data.phantom import phantom, write_phantoms
 from common.data.phantom import write as write_module
+from common.data.phantom.lesions import KINDS
 from common.data.phantom.space import Grid
 from common.data.phantom.trees import Tree, grow
 from common.data.phantom.tubes import coverage_of_balls, distance_to_balls
@@ -215,6 +217,7 @@ class TestWritePhantoms:
     def test_layout(self, folder):
         files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         assert files == [
+            "classes.csv",
             "dataset.json",
             "imagesTr/phantom_2000.nii.gz",
             "imagesTs/phantom_3000.nii.gz",
@@ -269,6 +272,40 @@ class TestWritePhantoms:
         assert made == [3000]
         assert np.asarray(nib.load(broken).dataobj).shape == (32, 32, 24)
         assert len(broken.read_bytes()) == len(whole)
+
+    def test_classes_are_the_lesions_in_the_volumes(self, folder):
+        table = read_classes(folder)
+        assert table.names == KINDS
+        assert set(table.labels) == {"phantom_2000", "phantom_3000"}
+        for seed in (2000, 3000):
+            kinds = {lesion["type"] for lesion in phantom(seed, shape=(32, 32, 24)).info["lesions"]}
+            assert table.labels[f"phantom_{seed}"] == tuple(float(kind in kinds) for kind in KINDS)
+
+    def test_lost_classes_are_found_again_and_volumes_left_alone(self, folder, monkeypatch):
+        made = []
+        monkeypatch.setattr(
+            write_module, "phantom", lambda seed, **options: made.append(seed) or phantom(seed, **options)
+        )
+        before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nii.gz")}
+        content = (folder / "classes.csv").read_text()
+        (folder / "classes.csv").write_text(content.replace("phantom_3000", "phantom_9000"))
+        write_phantoms(folder, **ARGUMENTS)
+        assert made == [3000]
+        assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.nii.gz")} == before
+        assert (folder / "classes.csv").read_text() == content
+
+    def test_a_volume_that_is_being_replaced_has_no_classes(self, tmp_path, monkeypatch):
+        arguments = {"n_unlabelled": 0, "n_labelled": 1, "shape": (16, 16, 16)}
+        write_phantoms(tmp_path, **arguments)
+        assert set(read_classes(tmp_path).labels) == {"phantom_2000"}
+
+        def cut(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(write_module, "_save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantoms(tmp_path, **arguments, seed=1)
+        assert not (tmp_path / "classes.csv").exists()
 
     def test_other_arguments_are_not_mistaken_for_the_same(self, tmp_path):
         write_phantoms(tmp_path, n_unlabelled=1, n_labelled=0, shape=(16, 16, 16))
