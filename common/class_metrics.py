@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from monai.metrics import ROCAUCMetric
 from monai.metrics.rocauc import compute_roc_auc
 from monai.utils import Average
@@ -29,7 +30,7 @@ def class_aucs(scores: Tensor, labels: Tensor) -> list[float]:
     for score, label in zip(scores.unbind(1), labels.unbind(1), strict=True):
         known = ~label.isnan()
         both = set(label[known].tolist()) == {0.0, 1.0}
-        aucs.append(float(compute_roc_auc(score[known], label[known])) if both else math.nan)  # type: ignore[arg-type]
+        aucs.append(float(np.asarray(compute_roc_auc(score[known], label[known]))) if both else math.nan)
     return aucs
 
 

@@ -56,7 +56,7 @@ def read_classes(
     dataset_dir: str | os.PathLike,
     *,
     classes_file: str | os.PathLike | None = None,
-    classes: Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> ClassTable:
     """Read and check a table of classes.
 
@@ -176,10 +176,10 @@ def _value(cell: str, path: Path, number: int) -> float:
     return value
 
 
-def _chosen(table: ClassTable, classes: Sequence[str] | None) -> ClassTable:
+def _chosen(table: ClassTable, classes: str | Sequence[str] | None) -> ClassTable:
     if classes is None:
         return table
-    names = tuple(classes)
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
     missing = [name for name in names if name not in table.names]
     if missing or not names or _first_repeated(names):
         wrong = f"{table.path} has no column '{missing[0]}'" if missing else f"{list(names)} given"

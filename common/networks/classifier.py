@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +35,15 @@ class Classifier(nn.Module):
             raise ValueError(f"spatial_dims: got {spatial_dims}. Allowed are 2 and 3.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout: got {dropout}. Give a share, at least 0 and below 1.")
+        channels: Sequence[int] = encoder.channels  # type: ignore[assignment]
+        strides: Sequence[int] = encoder.strides  # type: ignore[assignment]
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.channels[-1], n_classes)  # type: ignore[index, arg-type]
+        self.head = nn.Linear(channels[-1], n_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.spatial_dims = spatial_dims
-        self.total_stride = int(encoder.strides[-1])  # type: ignore[index, arg-type]
+        self.total_stride = strides[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Image (B, C, *S) -> logits (B, n_classes), float32."""

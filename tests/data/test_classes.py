@@ -55,7 +55,7 @@ def test_a_table_of_a_spreadsheet_program_is_read(tmp_path: Path) -> None:
 def test_another_file_and_some_columns_can_be_chosen(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("case,x,y\na,1,0\n")
-    assert read_classes(tmp_path, classes_file=path, classes=["y"]).labels == {"a": (0.0,)}
+    assert read_classes(tmp_path, classes_file=path, classes="y").labels == {"a": (0.0,)}
     assert read_classes(tmp_path, classes_file=path, classes=["y", "x"]).labels == {"a": (0.0, 1.0)}
 
 
