@@ -350,7 +350,8 @@ class TestLesionClasses:
         assert made[3:] == [12000, 11000, 13000]
         assert read_classes(tmp_path).labels["phantom_2000"] == (1.0, 0.0, 0.0, 0.0)
 
-    def test_a_volume_that_is_being_replaced_has_none(self, made, tmp_path, monkeypatch):
+    @pytest.mark.usefixtures("made")
+    def test_a_volume_that_is_being_replaced_has_none(self, tmp_path, monkeypatch):
         write_phantoms(tmp_path, **self.ARGUMENTS)
 
         def cut(*_):
