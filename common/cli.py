@@ -40,6 +40,8 @@ def phantoms(
 ) -> str:
     """Write generated chest CT with labels, in the layout of the Medical Segmentation Decathlon.
 
+    ``classes.csv`` says which kinds of lesion the labelled cases have.
+
     Args:
         out_dir: folder to write; complete files in it are kept.
         n_unlabelled: volumes without labels (imagesUn).

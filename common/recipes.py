@@ -25,6 +25,7 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
     RandSpatialCropd,
+    ResizeWithPadOrCropd,
     SaveImaged,
     SelectItemsd,
     SpatialPadd,
@@ -125,6 +126,28 @@ def cached_volume(
     return Compose(steps)
 
 
+def whole_volume(*, spacing: Sequence[float], size: Sequence[int], turned: bool = False) -> Compose:
+    """The body in the middle of a box of one size, int16 HU: what is judged as a whole.
+
+    What does not fit is cut off, what is missing is air; without metadata, as it may be cached.
+
+    Args:
+        spacing: mm; an entry of 0 or less keeps the scan's own spacing on that axis.
+        size: of the box in voxels.
+        turned: leave a fourth more, out of which :func:`random_crops` turns and shifts a box of that size.
+    """
+    box = _before_turning(size) if turned else tuple(size)
+    return Compose(
+        [
+            *preprocessing(spacing=spacing).transforms,
+            ResizeWithPadOrCropd(keys="image", spatial_size=box, value=AIR_HU),
+            RoundHUd(keys="image"),
+            EnsureTyped(keys="image", track_meta=False),
+            SelectItemsd(keys=["image", "label", "case"], allow_missing_keys=True),
+        ]
+    )
+
+
 def chain(*composes: Compose) -> Compose:
     """One flat composition, so that ``CacheDataset`` finds where its cached part ends."""
     return Compose([transform for compose in composes for transform in compose.transforms])
@@ -149,6 +172,7 @@ def random_crops(
     structures: Mapping[str, int] | None = None,
     rotate_degrees: float = 12.0,
     scale: float = 0.15,
+    shift: float = 0.0,
     flip: bool | Sequence[int] = False,
     noise_hu: float = 10.0,
 ) -> Compose:
@@ -158,16 +182,18 @@ def random_crops(
     structures are seen. Left and right have names of their own, so mirrored crops are left to pretraining.
 
     Args:
-        roi_size: crop in voxels; ``[H, W, 1]`` and ``spatial_dims=2`` give axial slices (C, H, W).
+        roi_size: crop in voxels; with ``spatial_dims=2``, ``[H, W, 1]`` gives an axial slice (C, H, W) and more slices
+            a volume of them, turned and scaled within their planes.
         channels: turns HU (1, *S) into the network's input (C, *S).
         structures: crop the ``label`` too.
         rotate_degrees: largest rotation about every axis (about the slice normal in 2D).
         scale: largest relative change of size.
+        shift: largest shift along an axis in voxels.
         flip: mirror along every axis, or along the axes given, with probability 0.5 each.
         noise_hu: largest standard deviation of added Gaussian noise, HU.
     """
     keys = ["image"] if structures is None else ["image", "label"]
-    deforms = rotate_degrees > 0 or scale > 0
+    deforms = rotate_degrees > 0 or scale > 0 or shift > 0
     larger = _before_turning(roi_size) if deforms else tuple(roi_size)
     steps: list[Transform] = []
     if structures is None:
@@ -198,6 +224,7 @@ def random_crops(
                 spatial_size=tuple(roi_size),
                 rotate_range=[0.0, 0.0, turn] if in_plane else [turn] * 3,
                 scale_range=[scale, scale, 0.0] if in_plane else [scale] * 3,
+                translate_range=[shift] * 3 if shift > 0 else None,
                 mode=["bilinear", "nearest"][: len(keys)],
                 padding_mode="border",
             )
@@ -207,7 +234,7 @@ def random_crops(
         RandShiftIntensityd(keys="image", offsets=15.0, prob=0.5),
         RandGaussianNoised(keys="image", std=noise_hu, prob=0.3),
         channels,
-        *([SqueezeDimd(keys=keys, dim=-1)] if in_plane else []),
+        *([SqueezeDimd(keys=keys, dim=-1)] if in_plane and roi_size[-1] == 1 else []),
         EnsureTyped(keys=keys, track_meta=False),
     ]
     return Compose(steps)

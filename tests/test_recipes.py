@@ -15,7 +15,17 @@ from torch.utils.data import default_collate
 from common.data.datalist import training_items
 from common.data.structures import CHEST_STRUCTURES
 from common.masking.enclosed import CERTAIN_BACKGROUND
-from common.recipes import AIR_HU, BODY_HU, cached_volume, chain, in_body, preprocessing, random_crops, to_input_grid
+from common.recipes import (
+    AIR_HU,
+    BODY_HU,
+    cached_volume,
+    chain,
+    in_body,
+    preprocessing,
+    random_crops,
+    to_input_grid,
+    whole_volume,
+)
 from common.transforms.chest_channels import ChestChannelsd
 
 SPACING = (6.0, 6.0, 6.0)
@@ -54,6 +64,35 @@ def test_training_and_inference_see_the_box_around_the_body_only(tmp_path: Path)
     assert seen.shape == (1, 18, 18, 16)  # four voxels more on every side where there are any
     trained_on = cached_volume(spacing=SPACING, roi_size=(8, 8, 8))({"image": path})["image"]
     assert trained_on.shape == seen.shape
+
+
+def test_whole_volumes_have_one_size_with_the_body_in_the_middle(tmp_path: Path) -> None:
+    path = in_wide_air(tmp_path)  # the box around the body is 18 x 18 x 16
+    image = whole_volume(spacing=SPACING, size=(12, 20, 8))({"image": path, "case": "wide"})["image"]
+    assert not isinstance(image, MetaTensor)
+    assert image.dtype == torch.int16
+    assert image.shape == (1, 12, 20, 8)
+    expected = torch.full((12, 20, 8), -1000)
+    expected[1:11, 5:15] = 40
+    expected[:, [0, -1]] = int(AIR_HU)
+    assert torch.equal(image[0].int(), expected.int())
+    turned = whole_volume(spacing=SPACING, size=(12, 20, 8), turned=True)({"image": path})["image"]
+    assert turned.shape == (1, 15, 25, 10)
+
+
+def test_volumes_for_a_2d_network_stay_volumes_and_shift_a_little() -> None:
+    crops = random_crops(
+        roi_size=(16, 8, 4), spatial_dims=2, channels=channels(), rotate_degrees=0, scale=0, shift=2.0, noise_hu=0
+    )
+    hu = torch.full((1, 20, 10, 5), -1000, dtype=torch.int16)
+    hu[:, 8:12] = 40
+    crops.set_random_state(seed=0)
+    made = [crops({"image": hu})["image"] for _ in range(20)]
+    assert {tuple(image.shape) for image in made} == {(3, 16, 8, 4)}
+    weights = torch.stack([image[1].mean((1, 2)) for image in made])
+    centres = (weights * torch.arange(16)).sum(1) / weights.sum(1) - 7.5
+    assert centres.abs().max() <= 2.01
+    assert centres.abs().max() > 0.5
 
 
 def test_what_was_cut_away_comes_back_as_background(tmp_path: Path) -> None:

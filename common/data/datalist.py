@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,7 @@ def pretraining_items(
     seed: int = 0,
     include_test: bool = False,
     patient: str | None = None,
+    hold_out: Collection[str] = (),
 ) -> list[Item]:
     """Images to pretrain on: unlabelled cases and the training cases of the split, without their labels.
 
@@ -79,6 +80,7 @@ def pretraining_items(
         dataset_dir: see :mod:`common.data.cases`.
         val_fraction, seed, patient: as for :func:`training_items`, so that both stages hold out the same cases.
         include_test: pretrain on validation and test volumes too (a transductive setting: say so with the scores).
+        hold_out: ids of further cases to leave out, such as those that another task validates on.
 
     Raises:
         InputError: see :func:`~common.data.cases.find_cases`; also when everything in the folder is held out.
@@ -96,8 +98,12 @@ def pretraining_items(
         patient=patient,
     )
     used = split.unlabelled + split.train + (split.val + split.test if include_test else [])
+    used = [c for c in used if c.id not in hold_out]
     if not used:
-        msg = f"{dataset_dir}: it holds test cases only, and those are held out. Put volumes into imagesTr or imagesUn."
+        what = "validation and test" if hold_out else "test"
+        msg = (
+            f"{dataset_dir}: it holds {what} cases only, and those are held out. Put volumes into imagesTr or imagesUn."
+        )
         raise InputError(msg)
     items = image_items(sorted(used, key=lambda c: c.id))
     logger.info("pretraining: %d of %d volumes of %s", len(items), len(cases), dataset_dir)

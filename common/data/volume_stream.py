@@ -22,16 +22,20 @@ class VolumeStream(IterableDataset):
     Args:
         data: items such as ``{"image": path}``.
         transform: loading and preprocessing.
+        description: what is done with them.
     """
 
-    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], description: str = "segmenting"
+    ) -> None:
         self.data = list(data)
         self.transform = transform
+        self.description = description
         self.failures: list[str] = []
 
     def __iter__(self) -> Iterator[Any]:
         """Items that could be read."""
-        for item in tqdm(self.data, desc="segmenting", unit="volume", dynamic_ncols=True):
+        for item in tqdm(self.data, desc=self.description, unit="volume", dynamic_ncols=True):
             try:
                 transformed = self.transform(dict(item))
             except Exception as error:

@@ -18,6 +18,7 @@ OVERLAYS = {
     "paper_2d": BASE_CONFIGS,
     "smoke_2d": BASE_CONFIGS,
 }
+CLASSIFIERS = [name for name in NAMES if (REPOSITORY / "bundles" / name / "configs" / "classify.json").exists()]
 
 
 def config_file(name: str, config: str) -> Path:

@@ -25,7 +25,8 @@ def copy_bundle(name: str, folder: Path) -> Path:
 
 def tiny(root: Path) -> dict[str, Any]:
     """The tiny settings that this bundle knows."""
-    known = {key for c in ("train", "pretrain", "inference") for key in json.loads(file(root, c).read_text())}
+    bases = [c for c in ("train", "pretrain", "inference", "classify") if file(root, c).exists()]
+    known = {key for c in bases for key in json.loads(file(root, c).read_text())}
     return {key: value for key, value in json.loads(TINY.read_text()).items() if key in known and key != "_summary_"}
 
 
@@ -36,7 +37,7 @@ def file(root: Path, config: str) -> Path:
 def make_tiny(root: Path) -> None:
     """Let ``smoke.json`` of a copied bundle hold the tiny sizes."""
     content = {"_summary_": "tiny", **{k: v for k, v in tiny(root).items() if k != "device"}}
-    content["phantoms"] = {"n_unlabelled": 2, "n_labelled": 4, "n_test": 1}
+    content["phantoms"] = content["classify_phantoms"] = {"n_unlabelled": 2, "n_labelled": 4, "n_test": 1}
     file(root, "smoke").write_text(json.dumps(content))
 
 

@@ -16,9 +16,20 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from common.data.structures import ALL_STRUCTURES
 from common.transforms.structures import check_structures
-from tests.bundles.discovery import BASE_CONFIGS, BUNDLES, NAMES, OVERLAYS, REPOSITORY, config, config_file, expressions
+from tests.bundles.discovery import (
+    BASE_CONFIGS,
+    BUNDLES,
+    CLASSIFIERS,
+    NAMES,
+    OVERLAYS,
+    REPOSITORY,
+    config,
+    config_file,
+    expressions,
+)
 
 CONFIGS = [(name, c) for name in NAMES for c in (*BASE_CONFIGS, *OVERLAYS)]
+CONFIGS += [(name, c) for name in CLASSIFIERS for c in ("classify", "classify_inference")]
 TRAIN_IDS = [
     "bundle_root",
     "device",
@@ -64,7 +75,8 @@ def test_config_reads_well(name: str, file: str) -> None:
 @pytest.mark.parametrize(("name", "overlay"), [(n, o) for n in NAMES for o in OVERLAYS if o != "evaluate"])
 def test_overlays_only_change_what_is_there(name: str, overlay: str) -> None:
     """A key that no base config has would be read by nobody."""
-    known = {key for base in BASE_CONFIGS for key in config(name, base)} | {"finalize"}
+    bases = [*BASE_CONFIGS, *(["classify"] if name in CLASSIFIERS else [])]
+    known = {key for base in bases for key in config(name, base)} | {"finalize"}
     for key in config(name, overlay):
         assert key.split("#")[0] in known, key
 
@@ -85,6 +97,20 @@ def test_knobs_agree_between_configs(name: str) -> None:
     for other in (pretrain, inference):
         for knob in knobs & set(other):
             assert train[knob] == other[knob], knob
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_knobs_of_a_classifier_agree_with_the_pretraining(name: str) -> None:
+    """Its encoder is the pretrained one, and the first stage that it runs is that of ``train.json``."""
+    train, pretrain, classify = (config(name, c) for c in ("train", "pretrain", "classify"))
+    assert classify["architecture"] == train["architecture"]
+    assert set(classify["pretrain_overrides"]) - set(train["pretrain_overrides"]) == {"hold_out"}
+    assert not set(train["pretrain_overrides"]) - set(classify["pretrain_overrides"])
+    assert not set(classify["pretrain_overrides"]) - set(pretrain)
+    knobs = {k for k, v in classify.items() if isinstance(v, (int, float, list))}
+    for knob in (knobs & set(pretrain)) - {"imports", "initialize", "run"}:
+        assert classify[knob] == pretrain[knob], knob
+    assert set(config(name, "classify_inference")) - {"prediction"} <= set(classify)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from common.data.phantom import phantom, write_phantoms
+from common.data.classes import read_classes
+from common.data.phantom import Phantom, phantom, write_phantoms
 from common.data.phantom import write as write_module
+from common.data.phantom.lesions import KINDS
 from common.data.phantom.space import Grid
 from common.data.phantom.trees import Tree, grow
 from common.data.phantom.tubes import coverage_of_balls, distance_to_balls
@@ -215,6 +218,7 @@ class TestWritePhantoms:
     def test_layout(self, folder):
         files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         assert files == [
+            "classes.csv",
             "dataset.json",
             "imagesTr/phantom_2000.nii.gz",
             "imagesTs/phantom_3000.nii.gz",
@@ -299,6 +303,64 @@ class TestWritePhantoms:
         (tmp_path / "taken").write_text("x")
         with pytest.raises(InputError, match="is a file"):
             write_phantoms(tmp_path / "taken", **ARGUMENTS)
+
+
+class TestLesionClasses:
+    """``classes.csv`` beside the volumes, here of phantoms that take no time: the seed's thousands are the lesion."""
+
+    ARGUMENTS: ClassVar = {"n_unlabelled": 1, "n_labelled": 1, "n_test": 1, "shape": (16, 16, 16)}
+
+    @pytest.fixture
+    def made(self, monkeypatch):
+        seeds = []
+
+        def quick(seed, **_):
+            seeds.append(seed)
+            kind = KINDS[seed // 1000 % 4]
+            voxels = np.zeros((16, 16, 16))
+            lesions = [{"type": kind}, {"type": kind}]
+            return Phantom(voxels.astype(np.int16), voxels.astype(np.uint8), (1, 1, 1), np.eye(4), {"lesions": lesions})
+
+        monkeypatch.setattr(write_module, "phantom", quick)
+        return seeds
+
+    def test_they_are_the_lesions_of_the_labelled_cases(self, made, tmp_path):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        assert made == [2000, 1000, 3000]
+        assert (tmp_path / "classes.csv").read_text().splitlines() == [
+            "case,nodule,ground_glass,consolidation,mediastinal_mass",
+            "phantom_2000,0,0,1,0",
+            "phantom_3000,0,0,0,1",
+        ]
+
+    def test_lost_ones_are_found_again_and_volumes_left_alone(self, made, tmp_path):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
+        content = (tmp_path / "classes.csv").read_text()
+        (tmp_path / "classes.csv").write_text(content.replace("phantom_3000", "phantom_9000"))
+        made.clear()
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        assert made == [3000]
+        assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")} == before
+        assert (tmp_path / "classes.csv").read_text() == content
+
+    def test_other_phantoms_of_the_same_names_have_their_own(self, made, tmp_path):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        write_phantoms(tmp_path, **self.ARGUMENTS, seed=1)
+        assert made[3:] == [12000, 11000, 13000]
+        assert read_classes(tmp_path).labels["phantom_2000"] == (1.0, 0.0, 0.0, 0.0)
+
+    @pytest.mark.usefixtures("made")
+    def test_a_volume_that_is_being_replaced_has_none(self, tmp_path, monkeypatch):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+
+        def cut(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(write_module, "_save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantoms(tmp_path, **self.ARGUMENTS, seed=1)
+        assert set(read_classes(tmp_path).labels) == {"phantom_3000"}
 
 
 def test_default_size_can_be_written(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 from nibabel.wrapstruct import WrapStructError
 from tqdm import tqdm
 
+from common.data.cases import case_id
 from common.data.phantom.generate import check_seed, grid_of, phantom
+from common.data.phantom.lesion_classes import LesionClasses
 from common.data.structures import ALL_STRUCTURES
 from common.errors import InputError
 from common.files import write_json, written_beside
@@ -45,8 +47,9 @@ def write_phantoms(
     """Write phantoms for pretraining, training and testing, and their ``dataset.json``.
 
     ``imagesUn`` holds images without labels, ``imagesTr`` and ``labelsTr`` the training cases, ``imagesTs`` and
-    ``labelsTs`` the test cases. No phantom is in two of them. Every file is complete or absent, ``dataset.json`` comes
-    last; files that an earlier call with the same arguments wrote are kept.
+    ``labelsTs`` the test cases; ``classes.csv`` says which kinds of lesion these two have. No phantom is in two of
+    them. Every file is complete or absent, ``dataset.json`` comes last; files that an earlier call with the same
+    arguments wrote are kept.
 
     Args:
         out_dir: the folder, created when missing.
@@ -76,6 +79,7 @@ def write_phantoms(
         raise InputError(msg)
 
     listed: dict[str, list[str]] = {name: [] for name in counts}
+    classes = LesionClasses(out)
     with tqdm(total=sum(counts.values()), desc="phantoms", unit="volume") as bar:
         for name, folder in (("labelled", "Tr"), ("unlabelled", "Un"), ("test", "Ts")):
             for i in range(counts[name]):
@@ -83,26 +87,38 @@ def write_phantoms(
                 case = f"phantom_{number:04d}"
                 image = out / f"images{folder}" / f"{case}.nii.gz"
                 label = None if name == "unlabelled" else out / f"labels{folder}" / f"{case}.nii.gz"
-                _write_case(image, label, number + _SEEDS_APART * int(seed), shape, spacing)
+                _write_case(image, label, number + _SEEDS_APART * int(seed), shape, spacing, classes)
                 listed[name].append(case)
                 bar.update()
+    classes.keep([*listed["labelled"], *listed["test"]])
     write_json(out / "dataset.json", _description(listed))
     return out
 
 
 def _write_case(
-    image: Path, label: Path | None, seed: int, shape: Sequence[int] | None, spacing: Sequence[float] | None
+    image: Path,
+    label: Path | None,
+    seed: int,
+    shape: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    classes: LesionClasses,
 ) -> None:
     key = hashlib.sha256(
         repr((VERSION, seed, *(None if v is None else [float(x) for x in v] for v in (shape, spacing)))).encode()
     )
     mark = f"generated chest CT {key.hexdigest()[:24]}"
-    if all(path is None or _mark_of(path) == mark for path in (image, label)):
+    case = case_id(image)
+    written = all(path is None or _mark_of(path) == mark for path in (image, label))
+    if written and (label is None or case in classes):
         return
     made = phantom(seed, shape=shape, spacing=spacing)
+    if not written:
+        classes.remove(case)
+        if label is not None:
+            _save(made.label, made.affine, label, mark)
+        _save(made.hu, made.affine, image, mark)
     if label is not None:
-        _save(made.label, made.affine, label, mark)
-    _save(made.hu, made.affine, image, mark)
+        classes.add(case, made.info["lesions"])
 
 
 def _mark_of(path: Path) -> str | None:
