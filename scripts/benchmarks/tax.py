@@ -1,10 +1,10 @@
 """Method tax: a pretraining step of every method against the bare passes of its network.
 
-A step is what a bundle's trainer does with a batch that is there: masks, passes, losses, backward, clipping, AdamW, the
-teacher's update, and the sums that are logged. The bare passes are those of the same network, as many, on the same crop:
-forward and backward of the student and, where there is one, the teacher's forward without gradients, with nothing
-hidden and any gradient in place of a loss; the Vision Transformer alone leaves its hidden patches out there too. The tax
-is 1 / ratio.
+A step is what a bundle's trainer does with a batch that is there: masks, passes, losses, backward, clipping, AdamW,
+the teacher's update, and the sums that are logged. The bare passes are those of the same network, as many, on the same
+crops: forward and backward of the student and, where there is one, the teacher's forward without gradients, with
+nothing hidden and any gradient in place of a loss; the Vision Transformer alone leaves its hidden patches out there
+too. The tax is 1 / ratio.
 
 Networks and settings are those of ``pretrain.json`` with ``smoke.json`` on top, at half of the training.
 """
@@ -85,16 +85,17 @@ def _tax(device: torch.device, *, bundle: str, edge: int, precision: str) -> Cas
     criterion = config.get_parsed_content("loss").to(device)
     optimizer = config.get_parsed_content("optimizer")
     inferer = config.get_parsed_content("train#inferer")
-    channels = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
-    n_channels = channels["network_data_format"]["inputs"]["image"]["num_channels"]
+    metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
+    n_channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     coarse = torch.rand(config["pretrain_batch_size"], n_channels, *[edge // 8] * 3, device=device)
     image = torch.nn.functional.interpolate(coarse, size=[edge] * 3, mode="trilinear")
     if hasattr(method, "set_progress"):
         method.set_progress(0.5)
     clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
     scalars = Scalars(log_dir="unused", interval=1_000_000)
-    # as much of an engine as the two handlers read
-    engine: Any = SimpleNamespace(scaler=None, state=SimpleNamespace(iteration=1, epoch_length=1_000_000))
+    # as much of a trainer as the two handlers read
+    state = SimpleNamespace(iteration=1, epoch_length=1_000_000)
+    engine: Any = SimpleNamespace(scaler=None, accumulation_steps=1, state=state)
 
     def step() -> None:
         optimizer.zero_grad()
