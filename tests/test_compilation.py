@@ -23,8 +23,9 @@ def forgetful() -> Any:
     _error_of.cache_clear()
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_without_a_compiler_the_network_runs_as_it_is(
-    forgetful: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("no C++ compiler found\nin a long list of places")
@@ -37,9 +38,8 @@ def test_without_a_compiler_the_network_runs_as_it_is(
     assert torch.equal(made, network[0](torch.ones(1, 1)))
 
 
-def test_a_network_is_compiled_once_with_its_children_and_keeps_its_names(
-    forgetful: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("forgetful")
+def test_a_network_is_compiled_once_with_its_children_and_keeps_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
     method = nn.Sequential()

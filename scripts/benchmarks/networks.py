@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -66,6 +67,20 @@ def ema(device: torch.device) -> Case:
                 old.copy_(old * 0.999 + new * 0.001)
 
     return Case(lambda: teacher.update(student, 0.0), loop, "a loop over tensors")
+
+
+@row
+def adamw(device: torch.device) -> Case:
+    """A step of AdamW, SparK on STU-Net-B, 53 million parameters, fused"""
+    fused, default = (_adamw(device, fused) for fused in (True, None))
+    return Case(fused, default, "torch's default on this device")
+
+
+def _adamw(device: torch.device, fused: bool | None) -> Callable[[], object]:
+    network = SparK(size="B").to(device)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    return torch.optim.AdamW(network.parameters(), lr=1e-4, fused=fused).step
 
 
 @row

@@ -28,19 +28,18 @@ from common.handlers.clip_gradients import ClipGradients
 from common.handlers.scalars import Scalars
 from common.methods.anatomask import AnatoMask
 from common.methods.selfmedhpm import SelfMedHPM
-from common.networks.spark import SparK
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EDGES = (64, 96)
 PRECISIONS = ("fp32", "bf16")
 
 
-def _two_passes(method: Any, x: Tensor) -> list[Tensor]:
-    return [method.network(x), method.network(x)]
-
-
 def _one_pass(method: Any, x: Tensor) -> list[Tensor]:
     return [method.network(x)]
+
+
+def _two_passes(method: Any, x: Tensor) -> list[Tensor]:
+    return [method.network(x), method.network(x)]
 
 
 def _teacher_and_dense_pass(method: AnatoMask, x: Tensor) -> list[Tensor]:
@@ -50,9 +49,8 @@ def _teacher_and_dense_pass(method: AnatoMask, x: Tensor) -> list[Tensor]:
     return [_dense(method.network, x)]
 
 
-def _dense(network: SparK | torch.nn.Module, x: Tensor) -> Tensor:
+def _dense(spark: Any, x: Tensor) -> Tensor:
     """SparK with nothing hidden: ordinary norms, and no token anywhere."""
-    spark: Any = network
     y: Tensor | None = None
     for densify, block, seen in zip(spark.densify, spark.decoder, spark.encode(x)[:0:-1], strict=True):
         dense = densify.project(densify.norm(seen))
@@ -70,17 +68,19 @@ def _teacher_and_sparse_pass(method: SelfMedHPM, x: Tensor) -> list[Tensor]:
     return made
 
 
+# Where it is not one pass of the network.
 PASSES: dict[str, Callable[[Any, Tensor], list[Tensor]]] = {
     "isd_mae": _two_passes,
     "tcs_mae": _two_passes,
     "anatomask": _teacher_and_dense_pass,
-    "amlp": _one_pass,
     "selfmedhpm": _teacher_and_sparse_pass,
 }
 
 
-def _tax(device: torch.device, *, bundle: str, edge: int, precision: str) -> Case:
-    config = _config(bundle, roi_size=[edge] * 3, precision=precision, device=str(device))
+def method_tax(device: torch.device, *, bundle: str, edge: int, precision: str, **settings: Any) -> Case:
+    """A step of that bundle on crops of ``edge`` voxels, with further settings of its ``pretrain.json``."""
+    settings = {**settings, "roi_size": [edge] * 3, "precision": precision, "device": str(device)}
+    config = _config(bundle, settings)
     method = config.get_parsed_content("network").train()
     criterion = config.get_parsed_content("loss").to(device)
     optimizer = config.get_parsed_content("optimizer")
@@ -111,27 +111,26 @@ def _tax(device: torch.device, *, bundle: str, edge: int, precision: str) -> Cas
 
     def passes() -> None:
         optimizer.zero_grad()
-        made = inferer(image, functools.partial(PASSES[bundle], method))
+        made = inferer(image, functools.partial(PASSES.get(bundle, _one_pass), method))
         torch.autograd.backward(made, [torch.ones_like(part) for part in made])
 
     return Case(step, passes, "bare passes of its network")
 
 
-def _config(bundle: str, **settings: Any) -> ConfigParser:
+def _config(bundle: str, settings: dict[str, Any]) -> ConfigParser:
     folder = BUNDLES / bundle / "configs"
     config: dict[str, Any] = json.loads((folder / "pretrain.json").read_text())
-    smoke = json.loads((folder / "smoke.json").read_text())
-    settings = {**smoke, **settings}
-    return ConfigParser({**config, **{name: value for name, value in settings.items() if name in config}})
+    changes = {**json.loads((folder / "smoke.json").read_text()), **settings}
+    return ConfigParser({**config, **{name: value for name, value in changes.items() if name in config}})
 
 
 def _register(bundle: str, edge: int, precision: str) -> None:
     def make(device: torch.device) -> Case:
-        return _tax(device, bundle=bundle, edge=edge, precision=precision)
+        return method_tax(device, bundle=bundle, edge=edge, precision=precision)
 
     make.__doc__ = f"A pretraining step of {bundle}, crops of {edge} x {edge} x {edge}, {precision}"
     ROWS[f"tax_{bundle}_{edge}_{precision}"] = make
 
 
-for _bundle, _edge, _precision in itertools.product(PASSES, EDGES, PRECISIONS):
-    _register(_bundle, _edge, _precision)
+for _file, _edge, _precision in itertools.product(sorted(BUNDLES.glob("*/configs/pretrain.json")), EDGES, PRECISIONS):
+    _register(_file.parts[-3], _edge, _precision)
