@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -131,21 +131,17 @@ def test_a_step_makes_no_round_trip(
     config.update({"device": DEVICE, **settings})
     batches = [images(name, step, 0) for step in range(STEPS)]
     trainer = pretraining(config, [x.pin_memory() if DEVICE == "cuda" else x for x in batches])
-    guards = guarded(monkeypatch)
+    with ExitStack() as guards:
 
-    def begin(engine: SupervisedTrainer) -> None:
-        if engine.state.iteration == 2:
-            guards.__enter__()
+        def begin(engine: SupervisedTrainer) -> None:
+            if engine.state.iteration == 2:
+                guards.enter_context(guarded(monkeypatch))
 
-    def end(engine: SupervisedTrainer) -> None:
-        if engine.state.iteration == 2:
-            guards.__exit__(None, None, None)
-
-    trainer.add_event_handler("GET_BATCH_COMPLETED", begin)
-    for handler in handlers(config, trainer, str(tmp_path)):
-        handler.attach(trainer)
-    trainer.add_event_handler("ITERATION_COMPLETED", end)
-    trainer.run()
+        trainer.add_event_handler("ITERATION_STARTED", begin)
+        for handler in handlers(config, trainer, str(tmp_path)):
+            handler.attach(trainer)
+        trainer.add_event_handler("ITERATION_COMPLETED", lambda _: guards.close())
+        trainer.run()
     assert trainer.state.iteration == STEPS
 
 
