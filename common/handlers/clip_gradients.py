@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from monai.engines import Workflow
+from monai.engines import SupervisedTrainer, Workflow
 from monai.engines.utils import IterationEvents
 
 
@@ -28,7 +28,7 @@ class ClipGradients:
         """Register with a trainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Workflow) -> None:
+    def __call__(self, engine: SupervisedTrainer) -> None:
         """Clip before the optimizer's step."""
         if not completes_gradients(engine):
             return
@@ -38,7 +38,7 @@ class ClipGradients:
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm, foreach=True)
 
 
-def completes_gradients(engine: Workflow) -> bool:
+def completes_gradients(engine: SupervisedTrainer) -> bool:
     """Whether the optimizer steps after this batch: MONAI's trainer steps after every ``accumulation_steps`` of an
     epoch's batches, and after the last one.
     """
