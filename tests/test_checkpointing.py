@@ -119,7 +119,7 @@ def test_a_copy_calls_its_own_weights() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
-    assert float(other(torch.ones(1, 1))) == 0 != float(network(torch.ones(1, 1)))
+    assert other(torch.ones(1, 1)).item() == 0 != network(torch.ones(1, 1)).item()
 
 
 def test_the_knob_reaches_the_network_of_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
