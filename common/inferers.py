@@ -1,4 +1,4 @@
-"""MONAI inferers that run the network in a chosen precision and memory format."""
+"""MONAI inferers that run the network in a chosen precision and memory format, compiled or with less memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
+from torch import nn
 
+from common.checkpointing import checkpoint_blocks
+from common.compilation import compile_network
 from common.precision import autocast
 
 
@@ -22,16 +25,38 @@ class AutocastInferer(Inferer):
         inferer: the inferer that decides what the network sees. Default: the whole input at once.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (see :mod:`common.precision`).
         channels_last: lay images out channels-last, which convolutions in bf16 prefer.
+        compile: compile the network in its first call, see :func:`common.compilation.compile_network`.
+        checkpointing: see :func:`common.checkpointing.checkpoint_blocks`.
+
+    Raises:
+        ValueError: for both of the last two: compiled code decides by itself what to compute again.
     """
 
-    def __init__(self, inferer: Inferer | None = None, *, precision: str = "auto", channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        inferer: Inferer | None = None,
+        *,
+        precision: str = "auto",
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 (the name of MONAI's knob)
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
+        if compile and checkpointing:
+            msg = "compile, checkpointing: got both. Choose one; compiled code decides by itself what to compute again."
+            raise ValueError(msg)
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.precision = precision
         self.channels_last = channels_last
+        self.compile = compile
+        self.checkpointing = checkpointing
+        self._prepared: Callable[..., Any] | None = None
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``network`` on ``inputs`` (B, C, *S) the way the wrapped inferer does."""
+        if (self.compile or self.checkpointing) and self._prepared is not network:
+            self._prepared = network
+            self._prepare(network, inputs.device)
 
         def in_precision(x: torch.Tensor, *network_args: Any, **network_kwargs: Any) -> Any:
             if isinstance(x, MetaTensor):
@@ -43,6 +68,16 @@ class AutocastInferer(Inferer):
                 return network(x, *network_args, **network_kwargs)
 
         return self.inferer(inputs, in_precision, *args, **kwargs)
+
+    def _prepare(self, network: Any, device: torch.device) -> None:
+        """Compile or checkpoint the plain network, and its teacher, inside of what trains it."""
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            network = network.module
+        plain = getattr(network, "network", network)
+        if self.checkpointing:
+            checkpoint_blocks(plain)
+        if self.compile and compile_network(plain, device) and getattr(network, "teacher", None) is not None:
+            compile_network(network.teacher.module, device)
 
 
 class _FloatScores:

@@ -38,6 +38,8 @@ def start_run() -> None:
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     # MONAI's own use of deprecated torch and numpy calls is nothing the user can act on.
     warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
+    # the rate follows the batches, and a step may take several of them (accumulate_steps)
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 def dataset_root(

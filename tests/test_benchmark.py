@@ -1,46 +1,53 @@
-"""The benchmark's command line, with a row that takes no time."""
+"""The benchmark's command line, with a row that takes no time, and what the method tax compares."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from tests.bundles.discovery import NAMES, REPOSITORY
+from tests.bundles.running import TINY
+
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+    path = REPOSITORY / "scripts" / "benchmark.py"
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
     spec = importlib.util.spec_from_file_location("benchmark_script", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
     return module
 
 
 def test_rows_alternate_and_results_are_written(benchmark, monkeypatch, tmp_path, capsys):
     order = []
+    case = benchmark.tax.Case
 
     def nothing(device: torch.device):
         """Two ways to do nothing"""
         assert device.type == "cpu"
-        return benchmark.Case(lambda: order.append("ours"), lambda: order.append("theirs"), "idling")
+        return case(lambda: order.append("ours"), lambda: order.append("theirs"), "idling")
 
     monkeypatch.setitem(benchmark.ROWS, "nothing", nothing)
     file = tmp_path / "times.json"
-    (result,) = benchmark.main(["nothing", "--repeats", "3", "--json", str(file)])
+    (result,) = benchmark.main(["not?ing", "--repeats", "3", "--clock", "cpu", "--json", str(file)])
     assert order == ["ours", "theirs"] * 4
     assert result.ratio == pytest.approx(result.alternative_ms / result.ours_ms)
     assert "| nothing | Two ways to do nothing |" in capsys.readouterr().out
     report = json.loads(file.read_text())
     assert report["rows"][0]["name"] == "nothing"
     assert report["torch"] == torch.__version__
+    assert report["clock"] == "cpu"
 
 
 def test_ssim_against_monai_is_a_row(benchmark):
@@ -58,4 +65,37 @@ def test_unknown_rows_are_named(benchmark, capsys):
     with pytest.raises(SystemExit) as ended:
         benchmark.main(["sim"])
     assert ended.value.code == 2
-    assert "no row named sim; there are ssim" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "no row named sim; there are " in message
+    assert " ssim, " in message
+
+
+@pytest.mark.usefixtures("benchmark")
+def test_memory_is_that_of_the_run():
+    rows = sys.modules["benchmarks.rows"]
+    grown = rows.peak_growth(lambda: torch.ones(16_000_000), torch.device("cpu"))
+    assert grown is None or 50 < grown < 100  # 64 MB
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_taxed_step_trains_and_the_bare_passes_only_differentiate(benchmark, name):
+    """Both leave gradients in the same network; the step alone changes it."""
+    tiny = json.loads(TINY.read_text())
+    sizes = {key: value for key, value in tiny.items() if key not in ("roi_size", "precision", "device")}
+    case = benchmark.tax.method_tax(torch.device("cpu"), bundle=name, edge=32, precision="fp32", **sizes)
+    network = inspect.getclosurevars(case.ours).nonlocals["method"].network
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+
+    def unchanged() -> bool:
+        return all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
+
+    case.alternative()
+    assert unchanged()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+    case.ours()
+    assert not unchanged()
+
+
+def test_every_method_is_taxed_at_two_sizes_in_both_precisions(benchmark):
+    for name in NAMES:
+        assert len([row for row in benchmark.ROWS if row.startswith(f"tax_{name}_")]) == 4

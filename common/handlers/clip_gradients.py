@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from monai.engines import Workflow
+from monai.engines import SupervisedTrainer, Workflow
 from monai.engines.utils import IterationEvents
 
 
 class ClipGradients:
-    """Scales the gradients down to a total norm, after fp16's loss scaling is undone.
+    """Scales the gradients down to a total norm, once they are complete and fp16's loss scaling is undone.
+
+    Where a trainer accumulates the gradients of several batches, the last of them completes them.
 
     Args:
         optimizer: its parameters' gradients are clipped.
@@ -26,9 +28,19 @@ class ClipGradients:
         """Register with a trainer."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
-    def __call__(self, engine: Workflow) -> None:
+    def __call__(self, engine: SupervisedTrainer) -> None:
         """Clip before the optimizer's step."""
+        if not completes_gradients(engine):
+            return
         if engine.scaler is not None:
             engine.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm, foreach=True)
+
+
+def completes_gradients(engine: SupervisedTrainer) -> bool:
+    """Whether the optimizer steps after this batch: MONAI's trainer steps after every ``accumulation_steps`` of an
+    epoch's batches, and after the last one.
+    """
+    batch = (engine.state.iteration - 1) % engine.state.epoch_length + 1
+    return batch % engine.accumulation_steps == 0 or batch == engine.state.epoch_length

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 
-import torch
 from ignite.engine import Events
 from monai.engines import Workflow
 from tqdm import tqdm
 
 
 class ProgressBar:
-    """Steps done, time left and the current loss.
+    """Steps done, time left and the mean loss that :class:`common.handlers.scalars.Scalars` read last.
 
-    The loss is read from the device only when the bar is redrawn, not in every step.
+    Nothing is read from the device for it. Attach it behind ``Scalars``.
 
     Args:
         description: what is running, e.g. ``"pretraining"``.
+        interval: least seconds between two drawings; ``None`` is 0.1 on a terminal, and half a minute in a log file.
     """
 
-    def __init__(self, *, description: str) -> None:
+    def __init__(self, *, description: str, interval: float | None = None) -> None:
         self.description = description
+        self.interval = interval
         self.bar: tqdm | None = None
 
     def attach(self, engine: Workflow) -> None:
@@ -32,8 +33,9 @@ class ProgressBar:
     def start(self, engine: Workflow) -> None:
         """Open the bar where a resumed run left off."""
         total = engine.state.max_epochs * engine.state.epoch_length
-        # on a terminal ten times a second, in a log file every half minute
-        interval = 0.1 if sys.stderr.isatty() else 30.0
+        interval = self.interval
+        if interval is None:
+            interval = 0.1 if sys.stderr.isatty() else 30.0
         self.bar = tqdm(
             total=total,
             initial=engine.state.iteration,
@@ -49,12 +51,11 @@ class ProgressBar:
         if self.bar is None:
             return
         if self.bar.update(1):
-            loss = engine.state.output["loss"]
-            self.bar.set_postfix(
-                epoch=f"{engine.state.epoch}/{engine.state.max_epochs}",
-                loss=f"{float(loss.detach() if isinstance(loss, torch.Tensor) else loss):.4f}",
-                refresh=False,
-            )
+            shown = {"epoch": f"{engine.state.epoch}/{engine.state.max_epochs}"}
+            averages = getattr(engine.state, "averages", {})
+            if "loss" in averages:
+                shown["loss"] = f"{averages['loss']:.4f}"
+            self.bar.set_postfix(shown, refresh=False)
 
     def close(self, engine: Workflow) -> None:  # noqa: ARG002 (ignite's signature)
         """Leave the finished bar on the screen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -42,10 +43,19 @@ def random_affine(
     turn = torch.eye(d, device=device).expand(batch_size, d, d)
     for i, (a, b) in enumerate([(0, 1)] if d == 2 else [(0, 1), (0, 2), (1, 2)]):
         turn = turn @ _rotation(angles[:, i], a, b, d)
-    # coordinates run from -1 to 1 along every axis, the last axis first, whatever the number of voxels
-    edges = torch.tensor([float(s) for s in reversed(shape)], device=device)
-    linear = turn / size[:, None, None] * edges[None, None] / edges[None, :, None]
+    linear = turn / size[:, None, None] * _proportions(tuple(shape), torch.device(device))
     return torch.cat([linear, 2 * shift[..., None]], dim=2)
+
+
+@functools.lru_cache(maxsize=64)
+def _proportions(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Edges over edges (d, d), the last axis first: coordinates run from -1 to 1 along every axis, whatever its size.
+
+    Kept, because copying numbers to a device in every step makes the step wait.
+    """
+    with torch.inference_mode(False):
+        edges = torch.tensor([float(s) for s in reversed(shape)])
+        return (edges[None] / edges[:, None]).to(device)
 
 
 def _rotation(angle: Tensor, a: int, b: int, d: int) -> Tensor:

@@ -59,17 +59,18 @@ class TokenDecoder(nn.Module):
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth: got {depth}. Give one block or more.")
-        self.blocks = nn.Sequential(*(TransformerBlock(hidden_size=hidden_size, n_heads=n_heads) for _ in range(depth)))
+        self.blocks = nn.ModuleList(TransformerBlock(hidden_size=hidden_size, n_heads=n_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden_size, eps=_EPS)
         self.out = nn.Linear(hidden_size, out_channels)
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, wanted: Tensor | None = None) -> Tensor:
         """(B, n, C) -> (B, n, out_channels), or (B, m, out_channels) of the tokens ``wanted`` (B, m) alone."""
-        decoded = self.blocks(tokens)
+        for block in self.blocks:
+            tokens = block(tokens)
         if wanted is not None:
-            decoded = decoded.gather(1, wanted[..., None].expand(-1, -1, decoded.shape[2]))
-        return self.out(self.norm(decoded))
+            tokens = tokens.gather(1, wanted[..., None].expand(-1, -1, tokens.shape[2]))
+        return self.out(self.norm(tokens))
 
 
 class DifficultyNetwork(nn.Module):

@@ -74,8 +74,7 @@ class SparK(STUNetEncoder):
         decoder_norm: ``"instance"``, or ``"batch"`` (paper and code), whose statistics of a few crops differ between
             the training student and the evaluating teacher.
         batch_pooled: let the encoder's instance norm pool its statistics over the batch (released AnatoMask code).
-        spatial_dims, in_channels, size, features, depths, checkpointing: see
-            :class:`common.networks.stunet.STUNetEncoder`.
+        spatial_dims, in_channels, size, features, depths: see :class:`common.networks.stunet.STUNetEncoder`.
 
     Raises:
         ValueError: for an argument out of range.
@@ -91,7 +90,6 @@ class SparK(STUNetEncoder):
         depths: Sequence[int] | None = None,
         decoder_norm: str = "instance",
         batch_pooled: bool = False,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__(
             spatial_dims=spatial_dims,
@@ -100,7 +98,6 @@ class SparK(STUNetEncoder):
             features=features,
             depths=depths,
             n_stages=N_STAGES - 1,
-            checkpointing=checkpointing,
         )
         if decoder_norm not in NORMS:
             raise ValueError(f"decoder_norm: got {decoder_norm!r}. Allowed are {', '.join(map(repr, NORMS))}.")
@@ -122,7 +119,7 @@ class SparK(STUNetEncoder):
         y: Tensor | None = None
         for densify, block, seen in zip(self.densify, self.decoder, maps[:0:-1], strict=True):
             dense = densify(seen, visible_voxels(visible, seen.shape[2:]), self.batch_pooled)
-            y = self._run(block, dense if y is None else y + dense)
+            y = block(dense if y is None else y + dense)
         made: Tensor = self.head(y)
         return made
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from common.errors import InputError
 from common.networks.masked_conv import visible_voxels
@@ -59,8 +58,6 @@ class STUNetEncoder(nn.Module):
         last_stride: of stage 5: 1, so that a crop must be a multiple of 16 (nnU-Net's plan for 112 x 112 x 128), or 2
             (that for 128 x 128 x 128).
         n_stages: 6, or 5 without the last one (pretraining).
-        checkpointing: in training, keep no activations within a residual block and compute them again in the backward
-            pass: less memory, about a third more time.
 
     Raises:
         ValueError: for an argument out of range.
@@ -76,7 +73,6 @@ class STUNetEncoder(nn.Module):
         depths: Sequence[int] | None = None,
         last_stride: int = 1,
         n_stages: int = N_STAGES,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -92,7 +88,6 @@ class STUNetEncoder(nn.Module):
         self.features, self.depths = stunet_widths(size, features, depths)
         self.strides = (1, 2, 2, 2, 2, last_stride)[:n_stages]
         self.total_stride = 16 * (last_stride if n_stages == N_STAGES else 1)
-        self.checkpointing = checkpointing
         channels = in_channels
         for i, stride in enumerate(self.strides):
             width = self.features[i]
@@ -130,16 +125,9 @@ class STUNetEncoder(nn.Module):
             shape = [size // stride for size in x.shape[2:]]
             voxels = None if visible is None else visible_voxels(visible, shape)
             for block in self.get_submodule(f"stage_{i}").children():
-                x = self._run(block, x, voxels, batch_pooled)
+                x = block(x, voxels, batch_pooled)
             maps.append(x)
         return maps
-
-    def _run(self, block: nn.Module, *arguments: Tensor | bool | None) -> Tensor:
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            result: Tensor = checkpoint(block, *arguments, use_reentrant=False)
-            return result
-        made: Tensor = block(*arguments)
-        return made
 
     def _check(self, x: Tensor) -> None:
         if torch.jit.is_tracing():
@@ -166,7 +154,7 @@ class STUNet(STUNetEncoder):
     Args:
         out_channels: classes, background included.
         deep_supervision: ``False`` scores the image's resolution only, in training too.
-        spatial_dims, in_channels, size, features, depths, last_stride, checkpointing: see :class:`STUNetEncoder`.
+        spatial_dims, in_channels, size, features, depths, last_stride: see :class:`STUNetEncoder`.
 
     Example:
         >>> network = STUNet(out_channels=2, size="S").eval()
@@ -185,7 +173,6 @@ class STUNet(STUNetEncoder):
         depths: Sequence[int] | None = None,
         last_stride: int = 1,
         deep_supervision: bool = True,
-        checkpointing: bool = False,
     ) -> None:
         super().__init__(
             spatial_dims=spatial_dims,
@@ -194,7 +181,6 @@ class STUNet(STUNetEncoder):
             features=features,
             depths=depths,
             last_stride=last_stride,
-            checkpointing=checkpointing,
         )
         if out_channels < 1:
             raise ValueError(f"out_channels: got {out_channels}. Give at least 1.")
@@ -221,7 +207,7 @@ class STUNet(STUNetEncoder):
         *skips, y = self.encode(x)
         decoded: list[Tensor] = []
         for up, skip in zip(self.decoder, reversed(skips), strict=True):
-            y = self._run(up, y, skip)
+            y = up(y, skip)
             decoded.insert(0, y)
         if self.training and self.deep_supervision:
             return [head(y) for head, y in zip(self.head, decoded, strict=True)]

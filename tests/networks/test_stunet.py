@@ -77,27 +77,6 @@ def test_channels_last_gives_the_same():
     torch.testing.assert_close(last, network(x), rtol=1e-4, atol=1e-4)
 
 
-def test_checkpointing_recomputes_the_blocks_and_changes_nothing(monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        "common.networks.stunet.checkpoint",
-        lambda block, *x, use_reentrant: (
-            calls.append(block) or torch.utils.checkpoint.checkpoint(block, *x, use_reentrant=use_reentrant)
-        ),
-    )
-    gradients = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        network = STUNet(out_channels=2, spatial_dims=2, checkpointing=checkpointing, **SMALL)
-        assert not calls
-        sum(s.square().sum() for s in network(torch.linspace(0, 1, 1024).view(1, 1, 32, 32))).backward()
-        gradients.append([p.grad for p in network.parameters()])
-    assert len(calls) == 6 + 5
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    network.eval()(torch.zeros(1, 1, 32, 32))
-    assert len(calls) == 6 + 5
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
