@@ -83,7 +83,7 @@ def _parser(name: str, stage: str, settings: Mapping[str, Any]) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(str(BUNDLES / name / "configs" / f"{stage}.json"))
     for key, value in settings.items():
-        if key not in parser.config:
+        if key not in parser:
             raise InputError(f"--{key}: no such setting in {stage}.json of {name}. Look there for those that exist.")
         parser[key] = value
     parser["network"] = f"@{NETWORKS[stage]}"  # neither moved nor wrapped
