@@ -1,4 +1,4 @@
-"""Mistyped overrides on the command line of ``monai.bundle`` are errors, not new keys."""
+"""Mistyped overrides on the command line of ``monai.bundle`` are errors, neither new keys nor texts that mean yes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,22 @@ _RUN_ARGUMENTS = frozenset(
     ]
 )
 
+# MONAI reads values as Python does, and everything else as text, which counts as true
+_JSON_WORDS = {"true": "True", "false": "False", "null": "'$None'"}
+
 
 def check_arguments(argv: Sequence[str] | None = None) -> None:
-    """Refuse an override that no config file knows, and name the nearest known one.
+    """Refuse an override that no config file knows, and name the nearest known one; refuse ``true`` and ``false``.
 
-    MONAI adds an unknown ``--key value`` to the configuration, where nothing reads it. Only a command line of
-    ``monai.bundle run`` is checked, with the file that it names as ``--args_file``; from Python,
-    ``monai.bundle.run(**override)`` stays as it is.
+    MONAI adds an unknown ``--key value`` to the configuration, where nothing reads it, and takes ``false`` for a text,
+    with which the setting stays on. Only a command line of ``monai.bundle run`` is checked, with the file that it names
+    as ``--args_file``; from Python, ``monai.bundle.run(**override)`` stays as it is.
 
     Args:
         argv: the command line. Default: this process's.
 
     Raises:
-        InputError: naming the unknown override.
+        InputError: naming the override.
     """
     argv = sys.argv if argv is None else argv
     if "monai" not in argv[0] or len(argv) < 2 or argv[1] != "run":
@@ -56,7 +59,9 @@ def check_arguments(argv: Sequence[str] | None = None) -> None:
         return
     config = ConfigParser.load_config_files(_file_list(files))
     overrides = {name.replace("::", "#"): value for name, value in given.items() if name not in _RUN_ARGUMENTS}
-    for key in overrides:
+    for key, value in overrides.items():
+        if isinstance(value, str) and value in _JSON_WORDS:
+            raise InputError(f"--{key} {value}: would be a text. Write --{key} {_JSON_WORDS[value]}.")
         if not _known(config, key):
             names = [k for k in config if not k.startswith("_")]
             hint = _hint(key, names, f"Known ones: {', '.join(names[:30])}.")

@@ -41,7 +41,7 @@ def barrier() -> None:
 
 
 def wrap_model(model: torch.nn.Module, device: torch.device | str) -> torch.nn.Module:
-    """``DistributedDataParallel`` around a model that lives on ``device``."""
+    """``DistributedDataParallel`` around a model on ``device``; its gradients exist once, as what is exchanged."""
     device = torch.device(device)
     ids = [device] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model.to(device), device_ids=ids)
+    return torch.nn.parallel.DistributedDataParallel(model.to(device), device_ids=ids, gradient_as_bucket_view=True)

@@ -127,15 +127,15 @@ class TwoStages:
             logger.info("Pretraining skipped: the labelled cases are not from dataset_dir, which may not be there.")
         elif self.pretrained.exists() and not self.again:
             if differences := self._differences(self.settings if self.as_is else self._card_of_first_stage()):
-                remedy = "--pretrain_again true pretrains again"
+                remedy = "--pretrain_again True pretrains again"
                 if not self._differences(self.settings):
-                    remedy += ", --pretrained_as_is true uses these weights nevertheless"
+                    remedy += ", --pretrained_as_is True uses these weights nevertheless"
                 msg = (
                     f"{self.pretrained}: pretrained with another configuration ({'; '.join(differences)}). Repeat its "
                     f"settings, or: {remedy}."
                 )
                 raise InputError(msg)
-            logger.info("Pretraining skipped: %s is there. --pretrain_again true repeats it.", self.pretrained)
+            logger.info("Pretraining skipped: %s is there. --pretrain_again True repeats it.", self.pretrained)
         else:
             self._run_first_stage()
 
@@ -216,7 +216,7 @@ def train(trainer: Workflow, resume: Resume, process_rank: int = 0) -> None:
     resume.attach(save=process_rank == 0)
     if resume.finished:
         logger.info(
-            "%s: all %d epochs are done; nothing to train. --restart true trains anew.",
+            "%s: all %d epochs are done; nothing to train. --restart True trains anew.",
             resume.path,
             trainer.state.max_epochs,
         )

@@ -67,11 +67,12 @@ def package(name: str, out: Path, *, root: Path = REPOSITORY, model_url: str | N
     package_files = _files(root / "common", "**/*.py", "py.typed")
     content = {file: _relative(path, name) for file, path in files.items()}
     content |= {f"common/{file}": path.read_bytes() for file, path in package_files.items()}
+    content["requirements.txt"] = _requirements(root / "setup.cfg")
     if model_url:
         content["large_files.yml"] = _large_files(content.pop(WEIGHTS[0], None), model_url, bundle)
+        content["requirements.txt"] += b"pyyaml\n"  # with which MONAI reads that file
 
     metadata = json.loads(content["configs/metadata.json"])
-    content["requirements.txt"] = _requirements(root / "setup.cfg")
     content["README.md"] = START.format(title=metadata["name"], name=name, version=metadata["version"]).encode()
     sums = "".join(f"{hashlib.sha256(content[file]).hexdigest()}  {file}\n" for file in sorted(content))
     content["SHA256SUMS"] = sums.encode()

@@ -55,6 +55,15 @@ def test_unknown_overrides_are_refused(config: Path, word: str) -> None:
         run(config, word, "3")
 
 
+@pytest.mark.parametrize(("word", "python"), [("true", "True"), ("false", "False"), ("null", r"'\$None'")])
+def test_words_of_json_would_be_text_and_are_refused(config: Path, word: str, python: str) -> None:
+    """``not "false"`` is ``False``: the setting would stay on."""
+    for words in (("--epochs", word), (f"--epochs={word}",)):
+        with pytest.raises(InputError, match=f"--epochs {word}: .*Write --epochs {python}"):
+            run(config, *words)
+    run(config, "--epochs", python)
+
+
 def test_several_config_files_are_merged(config: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.json"
     overlay.write_text(json.dumps({"section": "val"}))
@@ -84,13 +93,13 @@ def components(tmp_path: Path) -> Path:
     "words",
     [
         ("--sgd#momentum", "0.9"),
-        ("--sgd#_disabled_", "true"),
-        ("--handlers#0#epoch_level", "false"),
-        ("--loader#pin_memory", "true"),  # MONAI's takes any argument
+        ("--sgd#_disabled_", "True"),
+        ("--handlers#0#epoch_level", "False"),
+        ("--loader#pin_memory", "True"),  # MONAI's takes any argument
         ("--elsewhere#b", "1"),
         ("--reference#b", "1"),
-        ("--sgd#_target_", "torch.optim.Adam", "--sgd#amsgrad", "true"),
-        ("--sgd", "{'_target_': 'torch.optim.Adam'}", "--sgd#amsgrad", "true"),
+        ("--sgd#_target_", "torch.optim.Adam", "--sgd#amsgrad", "True"),
+        ("--sgd", "{'_target_': 'torch.optim.Adam'}", "--sgd#amsgrad", "True"),
     ],
 )
 def test_new_arguments_that_a_component_takes_pass(components: Path, words: tuple[str, ...]) -> None:

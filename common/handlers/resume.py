@@ -94,7 +94,7 @@ class Resume:
         if differences:
             msg = (
                 f"{self.path}: this run was started with other settings ({'; '.join(differences)}). Repeat the earlier "
-                "settings to continue it, choose another output_dir, or start anew with --restart true."
+                "settings to continue it, choose another output_dir, or start anew with --restart True."
             )
             raise InputError(msg)
         progress = saved["progress"]

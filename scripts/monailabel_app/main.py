@@ -12,6 +12,7 @@ of the structures. Settings, each as ``--conf NAME VALUE``:
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from common import __version__
 from common.checkpoints import check_card, load_checkpoint
 from common.errors import InputError, input_error_message
 from common.files import written_beside
+
+logger = logging.getLogger(__name__)
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 Conf = dict[str, str]
@@ -160,6 +163,17 @@ class PretrainingApp(MONAILabelApp):
         # viewers make empty segments of them to draw in, before there is any model
         labels = list(self.structures)
         super().__init__(app_dir, studies, conf, "CT pretraining bundles", __doc__, __version__, labels)
+
+    def _download_dcmqi_tools(self) -> None:
+        """Fetch the program that writes DICOM SEG for a DICOMweb server; without a network, do without."""
+        try:
+            super()._download_dcmqi_tools()
+        except OSError as error:
+            logger.warning(
+                "itkimage2segimage is not there and cannot be downloaded (%s). Masks can be had as NIfTI only, and no "
+                "label can be saved, until dcmqi is installed.",
+                error,
+            )
 
     def init_infers(self) -> dict[str, Segment]:
         """Models that have weights by now."""

@@ -38,13 +38,23 @@ class Server:
 
     Args:
         app: folder of the MONAI Label app.
-        studies: folder of images.
+        studies: folder of images, or address of a DICOMweb server.
         folder: working directory, which is not the repository.
         python_path: where Python finds ``common``.
+        environment: further variables of its environment.
         conf: the ``--conf`` settings.
     """
 
-    def __init__(self, app: Path, studies: Path, folder: Path, *, python_path: Path = REPOSITORY, **conf: str) -> None:
+    def __init__(
+        self,
+        app: Path,
+        studies: Path | str,
+        folder: Path,
+        *,
+        python_path: Path = REPOSITORY,
+        environment: Mapping[str, str] | None = None,
+        **conf: str,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -52,7 +62,7 @@ class Server:
         where = ["--app", str(app), "--studies", str(studies), "--host", "127.0.0.1", "--port", str(self.port)]
         self.command = [str(PYTHON), "-m", "monailabel.main", "start_server", *where, *settings]
         self.folder = folder
-        self.environment = {**ENVIRONMENT, "PYTHONPATH": str(python_path)}
+        self.environment = {**ENVIRONMENT, "PYTHONPATH": str(python_path), **(environment or {})}
         self.log = folder / "server.log"
 
     def __enter__(self) -> Server:

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from scripts.package import package
+from tests.bundles.dicom_web import DicomWeb
 from tests.bundles.discovery import NAMES, REPOSITORY, config
 from tests.bundles.label_server import ENVIRONMENT, PYTHON, VENV, RefusedError, Server
 from tests.bundles.running import copy_bundle, file, hide_common, make_tiny, tiny, unzip, weights, write_sizes
+from tests.volumes import write_dicom
 
 pytestmark = pytest.mark.slow
 every_bundle = pytest.mark.parametrize("name", NAMES)
@@ -63,7 +65,7 @@ def from_the_command_line(root: Path, image: Path, out: Path, *configs: str) -> 
     """The mask that ``monai.bundle run`` writes in MONAI Label's environment, that is with the same torch."""
     files = str([str(file(root, c)) for c in ("inference", *configs)])
     words = ["run", "--config_file", files, "--bundle_root", str(root), "--dataset_dir", str(image)]
-    words += ["--output_dir", str(out), "--device", "cpu", "--preview", "false"]
+    words += ["--output_dir", str(out), "--device", "cpu", "--preview", "False"]
     command = [str(PYTHON), "-m", "monai.bundle", *words]
     subprocess.run(command, cwd=out.parent, env=ENVIRONMENT, check=True, capture_output=True)
     return np.asarray(nib.load(out / f"{study(image)}_seg.nii.gz").dataobj)
@@ -212,6 +214,41 @@ def test_our_app_refuses_what_does_not_fit_in_one_line(
         with pytest.raises(RefusedError, match="spacing") as refused:
             server.segment(name, mask, study(new))
         assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("name", NAMES[:1])
+def test_our_app_segments_a_series_of_a_dicomweb_server(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
+) -> None:
+    bundles = tmp_path / "bundles"
+    root = copy_bundle(name, bundles)
+    make_tiny(root)
+    (root / "models").mkdir()
+    shutil.copy(trained[name] / "models/model.pt", root / "models")
+    phantom = nib.load(next(phantom_dir.glob("imagesTs/*.nii.gz")))
+    spacing = [float(s) for s in phantom.header.get_zooms()]
+    series = write_dicom(tmp_path / "store" / "series", np.asarray(phantom.dataobj).astype(np.int16), spacing=spacing)
+    # stands for the program that makes DICOM SEG, so that nothing is downloaded: it is not needed to segment
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "itkimage2segimage").write_text("#!/bin/sh\nexit 1\n")
+    (tools / "itkimage2segimage").chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:{ENVIRONMENT['PATH']}",
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(tmp_path / "cache"),
+    }
+    mask, conf = tmp_path / "mask.nii.gz", {"bundles": str(bundles), "overlay": "smoke.json"}
+    with (
+        DicomWeb(series.parent) as store,
+        Server(OUR_APP, store.url, tmp_path, environment=environment, **conf) as server,
+    ):
+        (uid,) = store.series
+        assert server.get("/info/")["datastore"]["total"] == 1
+        server.segment(name, mask, uid)
+    from_the_command_line(root, series, tmp_path / "one", "smoke")
+    stored, typed = (nib.as_closest_canonical(nib.load(m)) for m in (mask, tmp_path / "one" / "series_seg.nii.gz"))
+    np.testing.assert_allclose(stored.affine, typed.affine, atol=1e-3)
+    np.testing.assert_array_equal(np.asarray(stored.dataobj), np.asarray(typed.dataobj))
 
 
 @pytest.mark.parametrize("name", NAMES[:1])

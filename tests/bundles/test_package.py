@@ -11,8 +11,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import monai.bundle
 import nibabel as nib
 import pytest
+from monai.apps.utils import HashCheckError
 
 from common.errors import InputError
 from scripts.package import package
@@ -93,16 +95,32 @@ def test_weights_are_packed_or_named_by_url_and_hash(copy: Path, tmp_path: Path)
     with zipfile.ZipFile(package(name, tmp_path, root=copy)) as file:
         assert file.read(f"{name}/models/model.pt") == b"weights"
         assert f"{name}/models/model_final.pt" not in file.namelist()
-    with zipfile.ZipFile(package(name, tmp_path, root=copy, model_url="https://example.org/model.pt")) as file:
+        assert b"pyyaml" not in file.read(f"{name}/requirements.txt")
+    hosted = tmp_path / "hosted.pt"
+    shutil.move(weights, hosted)
+    weights.write_bytes(b"weights")
+    archive = package(name, tmp_path, root=copy, model_url=hosted.as_uri())
+    with zipfile.ZipFile(archive) as file:
         assert f"{name}/models/model.pt" not in file.namelist()
         text = file.read(f"{name}/large_files.yml").decode()
+        assert b"\npyyaml\n" in file.read(f"{name}/requirements.txt")
     for line in (
         'path: "models/model.pt"',
-        'url: "https://example.org/model.pt"',
+        f'url: "{hosted.as_uri()}"',
         f'hash_val: "{hashlib.sha256(b"weights").hexdigest()}"',
         'hash_type: "sha256"',
     ):
         assert line in text
+
+    # MONAI's own commands for both downloads, from files of this machine in the place of servers
+    monai.bundle.download(name=name, url=archive.as_uri(), bundle_dir=str(tmp_path / "downloaded"), progress=False)
+    root = tmp_path / "downloaded" / name
+    monai.bundle.download_large_files(bundle_path=str(root))
+    assert (root / "models" / "model.pt").read_bytes() == b"weights"
+    (root / "models" / "model.pt").unlink()
+    hosted.write_bytes(b"other weights")
+    with pytest.raises(HashCheckError):
+        monai.bundle.download_large_files(bundle_path=str(root))
 
 
 @pytest.mark.parametrize("name", ["..", "../common", "nothing", ""])

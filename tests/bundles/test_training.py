@@ -68,7 +68,7 @@ def test_pretrained_weights_of_another_network_are_refused(
     message = refusal(trained[name], phantom_dir, spacing=[5.0, 5.0, 5.0])
     assert "ssl.pt" in message
     assert "spacing" in message
-    assert "--pretrain_again true" in message
+    assert "--pretrain_again True" in message
     assert "--pretrained_as_is" not in message
 
 
@@ -79,7 +79,7 @@ def test_weights_pretrained_in_another_way_are_refused_or_used_as_they_are(
     shutil.copytree(trained[name], root)
     message = refusal(root, phantom_dir, pretrain_steps=3, restart=True)
     assert "steps: expected 3" in message or "steps: 3" in message
-    assert "--pretrained_as_is true" in message
+    assert "--pretrained_as_is True" in message
     before = (root / "models/pretrained/ssl.pt").read_bytes()
     run(root, "train", dataset_dir=str(phantom_dir), pretrain_steps=3, pretrained_as_is=True, restart=True, epochs=1)
     assert (root / "models/pretrained/ssl.pt").read_bytes() == before

@@ -78,7 +78,7 @@ def test_restart_trains_anew(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     train(*build(tmp_path / "resume.pt"))
-    with pytest.raises(InputError, match=r"resume\.pt.*lr.*0\.1.*--restart true"):
+    with pytest.raises(InputError, match=r"resume\.pt.*lr.*0\.1.*--restart True"):
         train(*build(tmp_path / "resume.pt", settings={"lr": 0.2}))
 
 
