@@ -83,7 +83,7 @@ def check(
 def prepare(
     dataset_dir: str,
     out: str,
-    spacing: Sequence[float] = (1.5, 1.5, 1.5),
+    spacing: Sequence[float] | None = None,
     workers: int = 4,
     verify: bool = False,
 ) -> str:
@@ -94,14 +94,14 @@ def prepare(
     Args:
         dataset_dir: folder of CT (layouts: docs/your_data.md).
         out: the archive.
-        spacing: mm, of the training.
+        spacing: mm, of the training. Default: the archive's, if it is there already, else that of the bundles, 1.5.
         workers: processes; each needs the memory of a few volumes.
         verify: only compare the archive and its sources with their checksums.
     """
     from common.prepare import prepare_folder
 
-    numbers = _numbers("spacing", spacing)
-    if len(numbers) != 3:
+    numbers = None if spacing is None else _numbers("spacing", spacing)
+    if numbers is not None and len(numbers) != 3:
         raise InputError(f"spacing: {spacing!r} given. Give three numbers in mm, such as 1.5,1.5,1.5.")
     return prepare_folder(str(dataset_dir), str(out), spacing=numbers, workers=workers, verify=verify)
 

@@ -40,6 +40,7 @@ from common.files import write_json
 from common.recipes import BODY_HU, prepared_volume
 from common.transforms.outside_body import inside_body
 
+DEFAULT_SPACING = (1.5, 1.5, 1.5)  # of the bundles
 _PERCENTILES = (0.5, 50.0, 99.5)
 
 
@@ -58,28 +59,32 @@ class Preparation(Dataset):
     Args:
         dataset_dir: folder of CT.
         out: the archive.
-        spacing: mm of its grid.
+        spacing: mm of its grid. Default: that of the archive, where it is there already, else 1.5 mm.
         verify: check the case and its sources by their checksums instead, and write nothing.
     """
 
     def __init__(
-        self, dataset_dir: str | os.PathLike, out: str | os.PathLike, *, spacing: Sequence[float], verify: bool = False
+        self,
+        dataset_dir: str | os.PathLike,
+        out: str | os.PathLike,
+        *,
+        spacing: Sequence[float] | None = None,
+        verify: bool = False,
     ) -> None:
         if is_archive(dataset_dir):
             raise InputError(f"{dataset_dir}: is a prepared archive. Give the folder that it was made from.")
         self.source = Path(os.path.abspath(Path(dataset_dir).expanduser()))
         self.out = Path(out).expanduser()
-        self.spacing = tuple(float(s) for s in spacing)
         self.verify = verify
         self.cases = find_cases(dataset_dir)
         self.names = label_names(dataset_dir)
-        if is_archive(self.out):
-            earlier = read_index(self.out)["spacing"]
-            if not same_spacing(earlier, self.spacing):
-                msg = f"{self.out}: prepared at spacing {earlier}, {list(self.spacing)} given. Choose another folder."
-                raise InputError(msg)
-        elif verify:
+        earlier = read_index(self.out)["spacing"] if is_archive(self.out) else None
+        if earlier is None and verify:
             raise InputError(f"{self.out}: no prepared archive ({INDEX} is not there). Leave out --verify to make it.")
+        self.spacing = tuple(float(s) for s in (spacing or earlier or DEFAULT_SPACING))
+        if earlier is not None and not same_spacing(earlier, self.spacing):
+            msg = f"{self.out}: prepared at spacing {earlier}, {list(self.spacing)} given. Choose another folder."
+            raise InputError(msg)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -100,9 +105,14 @@ class Preparation(Dataset):
             return Outcome(case.id, "failed", message)
         return Outcome(case.id, "written")
 
-    def write_index(self, done: Iterable[str]) -> None:
-        """Write ``archive.json`` with the cases that are complete."""
-        complete = set(done)
+    def begin(self) -> None:
+        """Write an ``archive.json`` that says what is being made, unless there is one."""
+        if not is_archive(self.out):
+            self.write_index([], complete=False)
+
+    def write_index(self, done: Iterable[str], *, complete: bool = True) -> None:
+        """Write ``archive.json`` with these cases; training refuses one that is not ``complete``."""
+        chosen = set(done)
         entries = {
             case.id: {
                 "subset": case.subset,
@@ -111,11 +121,18 @@ class Preparation(Dataset):
                 "annotated_ids": None if case.annotated is None else list(case.annotated),
             }
             for case in self.cases
-            if case.id in complete
+            if case.id in chosen
         }
         labels = None if self.names is None else {str(i): name for i, name in self.names.items()}
-        index = {"version": VERSION, "spacing": self.spacing, "source": os.fspath(self.source), "labels": labels}
-        write_json(self.out / INDEX, {**index, "cases": entries})
+        index = {
+            "version": VERSION,
+            "complete": complete,
+            "spacing": self.spacing,
+            "source": os.fspath(self.source),
+            "labels": labels,
+            "cases": entries,
+        }
+        write_json(self.out / INDEX, index)
 
     def _record_file(self, case: Case) -> Path:
         return self.out / "cases" / f"{case.id}.json"
@@ -179,7 +196,7 @@ def prepare_folder(
     dataset_dir: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | None = None,
     workers: int = 0,
     verify: bool = False,
 ) -> str:
@@ -198,6 +215,8 @@ def prepare_folder(
     if not isinstance(workers, int) or workers < 0:
         raise InputError(f"workers: {workers!r} given. Give a number of processes, 0 or more.")
     work = Preparation(dataset_dir, out, spacing=spacing, verify=verify)
+    if not verify:
+        work.begin()
     outcomes = list(_reported(work, workers))
     done = [o.case for o in outcomes if o.state != "failed"]
     if not verify and done:

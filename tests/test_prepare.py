@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.data import CacheDataset
 
-from common.data.archive import image_file, is_archive, label_file
+from common.data.archive import image_file, label_file
 from common.data.cases import find_cases
 from common.data.datalist import inference_items, pretraining_items, training_items
 from common.data.structures import CHEST_STRUCTURES
@@ -204,11 +204,13 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path, capsys: pytest.Capture
 
 def test_an_interrupted_preparation_goes_on(small: tuple[Path, Path]) -> None:
     source, out = small
-    (out / "archive.json").unlink()  # written last
+    (out / "archive.json").unlink()
     (out / "cases" / "b.json").unlink()
-    assert not is_archive(out)
-    assert "3 cases, 2 kept, 1 written" in prepare_folder(source, out, spacing=(2, 2, 3))
-    assert is_archive(out)
+    Preparation(source, out, spacing=(2, 2, 3)).begin()
+    with pytest.raises(InputError, match="its preparation was not finished"):
+        find_cases(out)
+    assert "3 cases, 2 kept, 1 written" in prepare_folder(source, out)  # at the spacing that it was begun with
+    assert len(find_cases(out)) == 3
 
 
 def test_training_needs_the_archive_alone(small: tuple[Path, Path]) -> None:

@@ -147,5 +147,6 @@ def _blosc2() -> Any:
     try:
         import blosc2
     except ImportError as error:
-        raise InputError("blosc2: not installed, and prepared archives need it. Run `pip install blosc2`.") from error
+        msg = "blosc2 is not installed. Prepared archives need it: pip install ct-pretraining-bundles[archive]."
+        raise InputError(msg) from error
     return blosc2

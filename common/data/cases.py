@@ -155,6 +155,8 @@ def _existing_folder(dataset_dir: str | os.PathLike) -> Path:
 
 def _archived_cases(root: Path) -> list[Case]:
     index = read_index(root)
+    if not index["complete"]:
+        raise InputError(f"{root}: its preparation was not finished. Run `python -m common prepare` again: it goes on.")
     source = Path(index["source"])
     cases = []
     for name, entry in sorted(index["cases"].items()):
