@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,27 +145,27 @@ class Preparation(Dataset):
             return f"{self._record_file(case)}: not there, or not readable"
         if record["version"] != VERSION or not same_spacing(record["spacing"], self.spacing):
             return f"{self._record_file(case)}: of another version or spacing"
-        for name, path in _sources(case).items():
-            recorded = record["source"][name]
-            if (path is None) != (recorded is None):
-                return f"{case.id}: its {name} is {'new' if recorded is None else 'gone'}"
-            if path is not None and not unchanged(path, recorded, read=self.verify):
+        sources, recorded = _sources(case), record["source"]
+        if sources.keys() != recorded.keys():
+            return f"{case.id}: its label is {'new' if 'label' in sources else 'gone'}"
+        for name, path in sources.items():
+            if not unchanged(path, recorded[name], read=self.verify):
                 return f"{path}: changed since it was prepared"
         return check_files(self.out, record["files"])
 
     def _write(self, case: Case) -> None:
-        source = {name: path and fingerprint(path) for name, path in _sources(case).items()}
+        sources = _sources(case)
+        before = {name: fingerprint(path) for name, path in sources.items()}
         header = check_header(case.image)
-        item = {name: path for name, path in _sources(case).items() if path is not None}
         transform = prepared_volume(
-            spacing=self.spacing, label=case.label is not None, known_ids=self.names and list(self.names)
+            spacing=self.spacing, label="label" in sources, known_ids=self.names and list(self.names)
         )
-        data: Any = transform(item)
+        data: Any = transform(sources)
         hu = data["image"].as_tensor()
         files = [image_file(self.out, case.id)]
         write_array(files[0], hu[0].numpy(), self.spacing)
         voxels = None
-        if case.label is not None:
+        if "label" in sources:
             files += [label_file(self.out, case.id), centres_file(label_file(self.out, case.id))]
             ids = data["label"].as_tensor()
             outside = ~inside_body(hu, BODY_HU)
@@ -180,10 +180,7 @@ class Preparation(Dataset):
             "original": {"shape": list(header.shape), "affine": header.affine.tolist()},
             "hu": _statistics(hu.numpy()),
             "label_voxels": voxels,
-            "annotated_ids": None if case.annotated is None else list(case.annotated),
-            "source": {
-                name: path and {**(source[name] or {}), "sha256": digest(path)} for name, path in _sources(case).items()
-            },
+            "source": {name: {**before[name], "sha256": digest(path)} for name, path in sources.items()},
             "files": [
                 {"file": file.relative_to(self.out).as_posix(), "bytes": file.stat().st_size, "sha256": digest(file)}
                 for file in files
@@ -238,8 +235,8 @@ def _reported(work: Preparation, workers: int) -> Iterator[Outcome]:
         yield outcome
 
 
-def _sources(case: Case) -> Mapping[str, str | None]:
-    return {"image": case.image, "label": case.label}
+def _sources(case: Case) -> dict[str, str]:
+    return {"image": case.image} if case.label is None else {"image": case.image, "label": case.label}
 
 
 def _statistics(hu: np.ndarray) -> dict[str, float]:

@@ -134,13 +134,12 @@ def open_array(path: str | os.PathLike) -> Any:
     try:
         return blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})
     except (RuntimeError, ValueError, OSError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path) from error
 
 
-def damaged(path: str | os.PathLike, error: BaseException) -> InputError:
+def damaged(path: str | os.PathLike) -> InputError:
     """The error for a file of an archive that is not there or cannot be decoded."""
-    reason = " ".join(str(error).split())[-160:] or type(error).__name__
-    return InputError(f"{path}: missing or damaged ({reason}). {_REDO}; it redoes what does not verify.")
+    return InputError(f"{path}: missing or damaged. {_REDO}; it redoes what does not verify.")
 
 
 def _blosc2() -> Any:

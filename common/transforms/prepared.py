@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ class PreparedVolume:
         try:
             voxels = array[tuple(inner) if plane is None else (plane, *inner)]
         except (RuntimeError, ValueError, OSError) as error:
-            raise damaged(self.path, error) from error
+            raise damaged(self.path) from error
         if all(s.stop - s.start == stop - start for s, (start, stop) in zip(inner, box, strict=True)):
             return voxels
         whole = np.full([stop - start for start, stop in box], fill, dtype=self.dtype)
@@ -147,8 +147,10 @@ class PreparedLabel(PreparedVolume):
         return {int(i): int(n) for i, n in zip(table["ids"], table["counts"], strict=True)}
 
 
-class CropCentres(Sequence[np.ndarray]):
+class CropCentres:
     """Flat indices of voxels to centre crops on, for every channel of a label; read when they are asked for.
+
+    It behaves like a list and is none, since ``CacheDataset`` makes copies of lists.
 
     Those of a structure are what ``ClassesToIndices`` finds in the whole label. Those of the background are, too, where
     every id of the label is a structure and nothing is padded; else they are thinned in other places.
@@ -163,7 +165,10 @@ class CropCentres(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.label.ids) + 1
 
-    def __getitem__(self, channel: Any) -> np.ndarray:
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[channel] for channel in range(len(self)))
+
+    def __getitem__(self, channel: int) -> np.ndarray:
         table = _centres(self.label.path)
         ends = table["ends"].tolist()
         kept = dict(zip(table["ids"].tolist(), np.split(table["voxels"], ends[:-1]), strict=True))
@@ -193,7 +198,7 @@ def _centres(label: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in ("ids", "counts", "ends", "voxels")}
     except (OSError, ValueError, KeyError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path) from error
 
 
 def _mm(spacing: Sequence[float]) -> str:
