@@ -14,7 +14,7 @@ from monai.data import CacheDataset
 from common.data.archive import image_file, label_file
 from common.data.cases import find_cases
 from common.data.datalist import inference_items, pretraining_items, training_items
-from common.data.structures import CHEST_STRUCTURES
+from common.data.structures import ALL_STRUCTURES, CHEST_STRUCTURES
 from common.errors import InputError, input_error_message
 from common.prepare import Preparation, prepare_folder
 from common.recipes import cached_volume, chain, random_crops
@@ -101,7 +101,7 @@ def test_a_crop_of_an_archive_is_that_of_the_volume(phantom_dir: Path, archive: 
         drawn = [dataset[0] for _ in range(3)]
         return [crop[0] if isinstance(crop, list) else crop for crop in drawn]
 
-    for structures in (None, CHEST_STRUCTURES):
+    for structures in (None, ALL_STRUCTURES):
         for ours, theirs in zip(crops(archive, structures), crops(phantom_dir, structures), strict=True):
             for name in ("image",) if structures is None else ("image", "label", "annotated"):
                 assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])), name
