@@ -102,7 +102,7 @@ def write_centres(path: Path, ids: np.ndarray) -> dict[int, int]:
     flat = ids.ravel()
     found = np.unique(flat)
     voxels = [np.flatnonzero(flat == i) for i in found]
-    kept = [thinned(v, MAX_CENTRES).astype(np.int32) for v in voxels]
+    kept: list[np.ndarray] = [thinned(v, MAX_CENTRES).astype(np.int32) for v in voxels]
     counts = [len(v) for v in voxels]
     ends = np.cumsum([len(v) for v in kept])
     with written_beside(path) as part:

@@ -130,7 +130,7 @@ class PreparedLabel(PreparedVolume):
     def __init__(self, path: str, *, spatial_size: Sequence[int], structures: Mapping[str, int]) -> None:
         super().__init__(path, spatial_size=spatial_size, fill=0)
         self.ids = tuple(structures.values())
-        self.table = np.zeros(256, dtype=np.uint8)
+        self.table: np.ndarray = np.zeros(256, dtype=np.uint8)
         self.table[list(self.ids)] = np.arange(1, len(self.ids) + 1)
 
     def __getitem__(self, slices: Sequence[slice]) -> MetaTensor:
@@ -187,7 +187,7 @@ class CropCentres:
             return voxels
         places = np.unravel_index(voxels, size)
         moved = [p + (m - n) // 2 for p, m, n in zip(places, shape, size, strict=True)]
-        return np.ravel_multi_index(moved, shape)
+        return np.asarray(np.ravel_multi_index(moved, shape))
 
 
 @lru_cache(maxsize=4)
