@@ -381,7 +381,11 @@ def crop(device: torch.device) -> Case:  # noqa: ARG001 (volumes are read by the
     def ours(folder: tempfile.TemporaryDirectory = folder) -> object:  # the folder lives as long as this function
         return PreparedVolume(f"{folder.name}/volume.b2nd", spatial_size=(96, 96, 96), fill=-1024)[(slice(1), *box())]
 
-    return Case(ours, lambda: np.asanyarray(nib.load(nifti).dataobj)[box()].copy(), "nibabel of the .nii.gz, sliced")
+    return Case(
+        ours,
+        lambda: np.asanyarray(nib.Nifti1Image.from_filename(nifti).dataobj)[box()].copy(),
+        "nibabel of the .nii.gz, sliced",
+    )
 
 
 def _noisy_body(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
