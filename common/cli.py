@@ -82,6 +82,32 @@ def check(
     return text
 
 
+def prepare(
+    dataset_dir: str,
+    out: str,
+    spacing: Sequence[float] | None = None,
+    workers: int = 4,
+    verify: bool = False,
+) -> str:
+    """Resample a folder of CT once, into an archive that training reads crops from: --dataset_dir ARCHIVE.
+
+    What is done and verifies is kept; what changed is redone. See docs/prepare.md.
+
+    Args:
+        dataset_dir: folder of CT (layouts: docs/your_data.md).
+        out: the archive.
+        spacing: mm, of the training. Default: the archive's, if it is there already, else that of the bundles, 1.5.
+        workers: processes; each needs the memory of a few volumes.
+        verify: only compare the archive and its sources with their checksums.
+    """
+    from common.prepare import prepare_folder
+
+    numbers = None if spacing is None else _numbers("spacing", spacing)
+    if numbers is not None and len(numbers) != 3:
+        raise InputError(f"spacing: {spacing!r} given. Give three numbers in mm, such as 1.5,1.5,1.5.")
+    return prepare_folder(str(dataset_dir), str(out), spacing=numbers, workers=workers, verify=verify)
+
+
 def preview(image: str, mask: str | None = None, out: str | None = None) -> str:
     """Draw a volume, and a mask or label on it, as a PNG.
 
@@ -244,6 +270,7 @@ COMMANDS = {
     "phantoms": phantoms,
     "info": info,
     "check": check,
+    "prepare": prepare,
     "preview": preview,
     "dicomseg": dicomseg,
 }

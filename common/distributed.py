@@ -13,6 +13,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def local_processes() -> int:
+    """Processes of the training on this machine: torchrun's ``LOCAL_WORLD_SIZE``, 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def local_device() -> torch.device:
     """GPU of this process (torchrun's ``LOCAL_RANK``), or the CPU where there is none."""
     if not torch.cuda.is_available():

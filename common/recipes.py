@@ -7,7 +7,7 @@ body, and turn HU into network channels. Training crops between the last two.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from monai.transforms import (
@@ -30,18 +30,21 @@ from monai.transforms import (
     SelectItemsd,
     SpatialPadd,
     SqueezeDimd,
+    ThresholdIntensityd,
     Transform,
 )
 
+from common.data.archive import MAX_CENTRES
 from common.data.mask_writer import CaseLayout, MaskWriter, ProbabilityWriter
 from common.transforms.argmax import ArgmaxChannelsd
-from common.transforms.check_volume import CheckVolumed
+from common.transforms.check_volume import CheckLabeld, CheckVolumed
 from common.transforms.load import LoadVolumed
 from common.transforms.outside_body import BodyMaskd, ClearOutsideBodyd, MarkOutsideBodyd
+from common.transforms.prepared import OpenPrepared
 from common.transforms.restore import RestoreGridd
 from common.transforms.round_hu import RoundHUd
 from common.transforms.spacing import SafeSpacingd
-from common.transforms.structures import ChannelsToIdsd, StructuresToChannelsd
+from common.transforms.structures import MAX_ID, ChannelsToIdsd, StructuresToChannelsd
 
 AIR_HU = -1024.0
 BODY_HU = -500.0
@@ -61,12 +64,27 @@ def preprocessing(
         channels: turns HU (1, *S) into the network's input; left out where cropping comes first.
         structures: load the ``label`` too, as channel indices (see :mod:`common.transforms.structures`).
     """
-    keys = ["image"] if structures is None else ["image", "label"]
+    label: list[Transform] = [] if structures is None else [StructuresToChannelsd(keys="label", structures=structures)]
+    steps = _body_on_grid(spacing, label)
+    if channels is not None:
+        steps += [BodyMaskd(keys="image", level=BODY_HU), channels]
+    return Compose(steps)
+
+
+def _body_on_grid(spacing: Sequence[float], label: Sequence[Transform], box: str | None = None) -> list[Transform]:
+    """Load, check, orient, resample and cut to the body; the label too, where there are steps for it.
+
+    Args:
+        spacing: see :func:`preprocessing`.
+        label: what is done to the loaded ``label``.
+        box: entries ``<box>_start`` and ``<box>_end`` receive the body's box in voxels of the resampled grid.
+    """
+    keys = ["image", "label"] if label else ["image"]
     linear_then_nearest = ["bilinear", "nearest"][: len(keys)]
-    steps: list[Transform] = [LoadVolumed(keys=keys), CheckVolumed(keys="image")]
-    if structures is not None:
-        steps.append(StructuresToChannelsd(keys="label", structures=structures))
-    steps += [
+    return [
+        LoadVolumed(keys=keys),
+        CheckVolumed(keys="image"),
+        *label,
         Orientationd(keys=keys, axcodes="RAS", labels=None),
         SafeSpacingd(keys=keys, pixdim=spacing, mode=linear_then_nearest, padding_mode="border", dtype="float32"),
         CropForegroundd(
@@ -75,13 +93,28 @@ def preprocessing(
             select_fn=in_body,
             margin=BODY_MARGIN,
             allow_smaller=True,
-            start_coord_key=None,
-            end_coord_key=None,
+            start_coord_key=box and f"{box}_start",
+            end_coord_key=box and f"{box}_end",
         ),
     ]
-    if channels is not None:
-        steps += [BodyMaskd(keys="image", level=BODY_HU), channels]
-    return Compose(steps)
+
+
+def prepared_volume(*, spacing: Sequence[float], label: bool, known_ids: Collection[int] | None = None) -> Compose:
+    """What an archive holds of a case: :func:`cached_volume` without what a training chooses, structures and crop.
+
+    Image int16 HU, label uint8 ids, both (1, H, W, D) with their affine, and ``body_start`` and ``body_end``.
+
+    Args:
+        spacing: see :func:`preprocessing`.
+        label: there is one.
+        known_ids: see :class:`common.transforms.check_volume.CheckLabeld`.
+    """
+    ids: list[Transform] = [
+        CheckLabeld(keys="label", known_ids=known_ids),
+        ThresholdIntensityd(keys="label", threshold=MAX_ID + 1, above=False, cval=0.0),  # no structure has such an id
+    ]
+    steps = [*_body_on_grid(spacing, ids if label else [], box="body"), RoundHUd(keys="image")]
+    return Compose([*steps, CastToTyped(keys="label", dtype="uint8")] if label else steps)
 
 
 def cached_volume(
@@ -89,15 +122,17 @@ def cached_volume(
     spacing: Sequence[float],
     roi_size: Sequence[int],
     structures: Mapping[str, int] | None = None,
-    samples_per_class: int = 3000,
+    samples_per_class: int = MAX_CENTRES,
 ) -> Compose:
     """The part of training that is the same every time, and is cached: the body on its grid.
 
-    Volumes are kept as int16 HU (and uint8 labels), without metadata: 2 (3) bytes per voxel.
+    Volumes are kept as int16 HU (and uint8 labels), without metadata: 2 (3) bytes per voxel. Those of an archive
+    (:mod:`common.data.archive`) are opened only, and read crop by crop.
 
     Args:
+        spacing: see :func:`preprocessing`.
         roi_size: training crop in voxels; smaller volumes are padded with air.
-        samples_per_class: voxels per structure that are remembered as crop centres.
+        samples_per_class: voxels per structure that are remembered as crop centres; an archive has its own number.
     """
     keys = ["image"] if structures is None else ["image", "label"]
     fill = [AIR_HU, 0.0][: len(keys)]
@@ -123,7 +158,14 @@ def cached_volume(
         steps.append(MarkOutsideBodyd(keys="label", level=BODY_HU))
     kept = ["image", "label", "annotated", "label_voxels", "case"]
     steps.append(SelectItemsd(keys=kept, allow_missing_keys=True))
-    return Compose(steps)
+    opened = OpenPrepared(
+        otherwise=Compose(steps),
+        spacing=spacing,
+        spatial_size=_before_turning(roi_size),
+        fill=AIR_HU,
+        structures=structures,
+    )
+    return Compose([opened])
 
 
 def whole_volume(*, spacing: Sequence[float], size: Sequence[int], turned: bool = False) -> Compose:

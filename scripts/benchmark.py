@@ -22,10 +22,10 @@ from fnmatch import filter as matching
 
 import monai
 import torch
-from benchmarks import clustering, losses, networks, steps, tax
+from benchmarks import clustering, data, losses, networks, steps, tax
 from benchmarks.rows import CLOCKS, ROWS, Result, measure, table
 
-TOPICS = (losses, clustering, networks, steps, tax)  # importing them registered their rows
+TOPICS = (losses, clustering, networks, steps, tax, data)  # importing them registered their rows
 
 
 def main(arguments: list[str] | None = None) -> list[Result]:

@@ -81,7 +81,7 @@ class Plan:
             "pretrained": str(self.out / key / "ssl.pt"),
             "seed": number,
             **length,
-            "cases": image_items(self.cases.pretraining),
+            "cases": image_items(self.cases.pretraining, prepared=True),
         }
         steps = length["pretrain_epochs"] * length["pretrain_steps"]
         voxels = _voxels(config, "pretrain_batch_size")
@@ -109,7 +109,7 @@ class Plan:
             **length,
             "lr": lr,
             **arm.bundle.known({"body_lr_factor": factor} if arm.kind == "pretrained" else ONE_RATE, "train"),
-            "train#dataset#data": self._labelled(self.cases.labelled(fraction, seed), structures),
+            "train#dataset#data": self._labelled(self.cases.labelled(fraction, seed), structures, prepared=True),
             "validate#dataset#data": self._labelled(self.cases.val, structures),
         }
         if arm.kind == "pretrained":
@@ -235,8 +235,10 @@ class Plan:
         common: dict[str, Any] = {"bundle_root": str(arm.bundle.root), "dataset_dir": str(self.dataset_dir)}
         return common if self.options.device is None else {**common, "device": self.options.device}
 
-    def _labelled(self, cases: list[Case], structures: Mapping[str, int]) -> list[dict[str, Any]]:
-        return labelled_items(self.dataset_dir, cases, structures=structures)
+    def _labelled(
+        self, cases: list[Case], structures: Mapping[str, int], *, prepared: bool = False
+    ) -> list[dict[str, Any]]:
+        return labelled_items(self.dataset_dir, cases, structures=structures, prepared=prepared)
 
     def _check_fractions(self) -> None:
         counts: dict[int, float] = {}

@@ -6,7 +6,8 @@ Layouts (volumes are NIfTI files or sub-folders with one DICOM series each; a ca
   optional ``dataset.json``; the ``_0000`` that nnU-Net appends to image names is understood;
 - flat: volumes in the folder itself, labels of the same names in ``labels/final`` (MONAI Label), ``labels`` or
   ``labelsTr``;
-- ``images`` beside ``labels``.
+- ``images`` beside ``labels``;
+- a prepared archive (:mod:`common.data.archive`): the cases of the folder that it was made from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from common.data.archive import is_archive, read_index
 from common.data.dicom import is_dicom_folder
 from common.data.headers import NIFTI_SUFFIXES, is_nifti
 from common.errors import InputError
@@ -49,6 +51,8 @@ class Case:
         label: path of the label file, or ``None``.
         annotated: ids that the label annotates; ``None``: everything that the label map can hold.
         subset: ``"train"`` for labelled cases to train and validate on, ``"test"``, or ``"unlabelled"``.
+        archive: the prepared archive (:mod:`common.data.archive`) that training may read the case from; ``image`` and
+            ``label`` are then the files it was made from, which need not be there.
     """
 
     id: str
@@ -56,6 +60,7 @@ class Case:
     label: str | None
     annotated: tuple[int, ...] | None
     subset: Subset
+    archive: str | None = None
 
 
 def find_cases(dataset_dir: str | os.PathLike) -> list[Case]:
@@ -68,6 +73,8 @@ def find_cases(dataset_dir: str | os.PathLike) -> list[Case]:
         InputError: folder missing; no images in it; a listed file missing; an id that occurs twice.
     """
     root = _existing_folder(dataset_dir)
+    if is_archive(root):
+        return _archived_cases(root)
     content = _dataset_json(root)
     listed = {subset for key, subset in _LISTS.items() if _entries(content, key)}
     cases = [c for key, subset in _LISTS.items() for c in _listed_cases(root, content, key, subset)]
@@ -97,7 +104,7 @@ def label_names(dataset_dir: str | os.PathLike) -> dict[int, str] | None:
         InputError: a ``dataset.json`` that is not what it should be.
     """
     root = Path(dataset_dir).expanduser()
-    labels = _dataset_json(root).get("labels")
+    labels = (read_index(root) if is_archive(root) else _dataset_json(root)).get("labels")
     if not labels:
         return None
     try:
@@ -144,6 +151,27 @@ def _existing_folder(dataset_dir: str | os.PathLike) -> Path:
         what = "not a folder" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}. Give the folder that holds the CT volumes (--dataset_dir).")
     return root
+
+
+def _archived_cases(root: Path) -> list[Case]:
+    index = read_index(root)
+    if not index["complete"]:
+        raise InputError(f"{root}: its preparation was not finished. Run `python -m common prepare` again: it goes on.")
+    source = Path(index["source"])
+    cases = []
+    for name, entry in sorted(index["cases"].items()):
+        label, ids = entry["label"], entry["annotated_ids"]
+        cases.append(
+            Case(
+                id=name,
+                image=os.path.normpath(source / entry["image"]),
+                label=None if label is None else os.path.normpath(source / label),
+                annotated=None if ids is None else tuple(ids),
+                subset=entry["subset"],
+                archive=os.fspath(root),
+            )
+        )
+    return cases
 
 
 def _dataset_json(root: Path) -> dict[str, Any]:

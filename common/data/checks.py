@@ -142,7 +142,7 @@ def _inspect_case(
     array, affine = image
     step = max(1, math.ceil((array.size / 10**6) ** (1 / 3)))
     hu = np.percentile(array[::step, ::step, ::step], _PERCENTILES)
-    n = _voxels_at(array.shape, affine, report.spacing)
+    n = voxels_at(array.shape, affine, report.spacing)
     return CaseReport(
         id=case.id,
         subset=case.subset,
@@ -155,7 +155,7 @@ def _inspect_case(
     )
 
 
-def _voxels_at(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> int:
+def voxels_at(shape: Sequence[int], affine: np.ndarray, spacing: Sequence[float]) -> int:
     """Voxels of the volume after reorientation to RAS and resampling to ``spacing``."""
     directions = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     own = np.linalg.norm(affine[:3, :3], axis=0)

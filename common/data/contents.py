@@ -161,14 +161,24 @@ def check_label_values(array: np.ndarray, name: str, known_ids: Collection[int] 
             raise InputError(msg)
         counts += np.bincount(chunk.astype(np.uint16).ravel(), minlength=2**16)
     voxels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
-    unknown = [] if known_ids is None else sorted(set(voxels) - set(known_ids) - {0})
+    if known_ids is not None:
+        check_known_ids(voxels, name, known_ids)
+    return voxels
+
+
+def check_known_ids(ids: Collection[int], name: str, known_ids: Collection[int]) -> None:
+    """Refuse ids in a label that are neither 0 nor in ``known_ids``.
+
+    Raises:
+        InputError: naming them.
+    """
+    unknown = sorted(set(ids) - set(known_ids) - {0})
     if unknown:
         msg = (
-            f"{name}: unknown label ids {_short(unknown)} (known: {_short(sorted(known_ids or []))}). "
+            f"{name}: unknown label ids {_short(unknown)} (known: {_short(sorted(known_ids))}). "
             "Name them under 'labels' in dataset.json, or in structures where there is no dataset.json, or remove them."
         )
         raise InputError(msg)
-    return voxels
 
 
 def _chunks(array: np.ndarray, n: int = 16) -> Iterator[np.ndarray]:

@@ -2,6 +2,9 @@
 
 An item is ``{"image": path, "label": path, "annotated": [ids], "known_ids": [ids], "case": id}``; entries that a case
 does not have are absent. :class:`common.transforms.structures.StructuresToChannelsd` consumes the two lists of ids.
+
+Where the folder is a prepared archive (:mod:`common.data.archive`), the paths of training cases are those of its own
+files; what is validated, tested or segmented is read from the files that the archive was made from.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from common.data.archive import image_file, label_file
 from common.data.cases import Case, find_cases, image_case_id, label_names
 from common.data.dicom import is_dicom_folder
 from common.data.split import split_cases
@@ -54,7 +58,7 @@ def training_items(
     if not cases:
         remedy = "Put the labels of test cases into labelsTs, or use section val"
         raise InputError(f"{dataset_dir}: no labelled {section} case. {remedy}.")
-    items = labelled_items(dataset_dir, cases, structures=structures)
+    items = labelled_items(dataset_dir, cases, structures=structures, prepared=section == "train")
     logger.info("%s: %d labelled cases of %s", section, len(items), dataset_dir)
     if section == "train":
         _warn_about_missing(items, structures)
@@ -105,7 +109,7 @@ def pretraining_items(
             f"{dataset_dir}: it holds {what} cases only, and those are held out. Put volumes into imagesTr or imagesUn."
         )
         raise InputError(msg)
-    items = image_items(sorted(used, key=lambda c: c.id))
+    items = image_items(sorted(used, key=lambda c: c.id), prepared=True)
     logger.info("pretraining: %d of %d volumes of %s", len(items), len(cases), dataset_dir)
     return items
 
@@ -130,21 +134,27 @@ def inference_items(volumes: str | os.PathLike) -> list[Item]:
 
 
 def labelled_items(
-    dataset_dir: str | os.PathLike, cases: Sequence[Case], *, structures: Mapping[str, int]
+    dataset_dir: str | os.PathLike, cases: Sequence[Case], *, structures: Mapping[str, int], prepared: bool = False
 ) -> list[Item]:
     """Items of these labelled cases of the folder, in their order.
+
+    Args:
+        dataset_dir: see :mod:`common.data.cases`.
+        cases: some of them.
+        structures: {name: id} to segment.
+        prepared: to train on, from the prepared archive where the folder is one.
 
     Raises:
         InputError: ``structures`` that contradict the names in ``dataset.json``.
     """
     names = label_names(dataset_dir)
     check_names(structures, names, dataset_dir)
-    return [_labelled_item(case, structures, names) for case in cases]
+    return [_labelled_item(case, structures, names, prepared) for case in cases]
 
 
-def image_items(cases: Sequence[Case]) -> list[Item]:
-    """Items of these cases without their labels, in their order."""
-    return [{"image": case.image, "case": case.id} for case in cases]
+def image_items(cases: Sequence[Case], *, prepared: bool = False) -> list[Item]:
+    """Items of these cases without their labels, in their order; ``prepared`` as for :func:`labelled_items`."""
+    return [{"image": _files(case, prepared)[0], "case": case.id} for case in cases]
 
 
 def known_ids(dataset_dir: str | os.PathLike, structures: Mapping[str, int]) -> list[int]:
@@ -152,9 +162,18 @@ def known_ids(dataset_dir: str | os.PathLike, structures: Mapping[str, int]) -> 
     return sorted(label_names(dataset_dir) or structures.values())
 
 
-def _labelled_item(case: Case, structures: Mapping[str, int], names: Mapping[int, str] | None) -> Item:
+def _files(case: Case, prepared: bool) -> tuple[str, str | None]:
+    """Image and label of a case, in its archive where that is wanted and there is one."""
+    if not prepared or case.archive is None:
+        return case.image, case.label
+    label = None if case.label is None else os.fspath(label_file(case.archive, case.id))
+    return os.fspath(image_file(case.archive, case.id)), label
+
+
+def _labelled_item(case: Case, structures: Mapping[str, int], names: Mapping[int, str] | None, prepared: bool) -> Item:
     ids = sorted(names if names is not None else structures.values())
-    item = {"image": case.image, "case": case.id, "label": case.label, "known_ids": ids}
+    image, label = _files(case, prepared)
+    item = {"image": image, "case": case.id, "label": label, "known_ids": ids}
     if case.annotated is not None or names is not None:
         item["annotated"] = list(case.annotated if case.annotated is not None else ids)
     return item

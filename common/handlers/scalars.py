@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ class Scalars:
 
     Sums stay on the device between writes: one transfer per interval, none per step. A loss that is not finite ends the
     run there, before a checkpoint of it is written.
+
+    ``data_wait`` is the share of the time that the training stood still until the next batch was there. On a GPU, which
+    may still be busy with steps before, it is an upper bound.
 
     Args:
         log_dir: TensorBoard folder.
@@ -36,12 +40,25 @@ class Scalars:
         self.prefix = prefix
         self._sums: dict[str, torch.Tensor] = {}
         self._count = 0
+        self._asked = 0.0
+        self._waited = 0.0
+        self._elapsed = 0.0
         self._writer: SummaryWriter | None = None
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.ask)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.receive)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
         engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def ask(self, engine: Workflow) -> None:  # noqa: ARG002 (ignite's signature)
+        """A step begins with waiting for its batch."""
+        self._asked = time.perf_counter()
+
+    def receive(self, engine: Workflow) -> None:  # noqa: ARG002 (ignite's signature)
+        """The batch is there."""
+        self._waited += time.perf_counter() - self._asked
 
     def step(self, engine: Workflow) -> None:
         """Add the step's values; write when the interval is full."""
@@ -51,6 +68,8 @@ class Scalars:
         self._count += 1
         if self._count == self.interval or engine.state.iteration % engine.state.epoch_length == 0:
             self._write(engine)
+        else:
+            self._elapsed += time.perf_counter() - self._asked
 
     def _write(self, engine: Workflow) -> None:
         if not self._sums:
@@ -59,6 +78,8 @@ class Scalars:
             self._writer = SummaryWriter(self.log_dir)
         means = torch.stack(list(self._sums.values())).div(self._count).tolist()
         averages = engine.state.averages = dict(zip(self._sums, means, strict=True))
+        # after the transfer, for which the host waits until the device is done
+        averages["data_wait"] = self._waited / (self._elapsed + time.perf_counter() - self._asked)
         iteration = engine.state.iteration
         if not math.isfinite(averages["loss"]):
             msg = f"The loss is {averages['loss']} at step {iteration}. Lower the learning rate, or set precision fp32."
@@ -69,6 +90,7 @@ class Scalars:
             for i, group in enumerate(self.optimizer.param_groups):
                 self._writer.add_scalar(f"{self.prefix}/lr_{i}", group["lr"], iteration)
         self._sums, self._count = {}, 0
+        self._waited = self._elapsed = 0.0
 
     def close(self, engine: Workflow) -> None:
         """Write what is left and flush."""

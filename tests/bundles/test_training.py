@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.errors import InputError, input_error_message
+from common.prepare import prepare_folder
 from tests.bundles.discovery import NAMES
 from tests.bundles.running import assert_same_weights, copy_bundle, file, run, tiny, weights
 
@@ -51,6 +52,20 @@ def test_a_finished_run_is_not_run_again(
     assert "Pretraining skipped" in caplog.text
     assert "nothing to train" in caplog.text
     assert {p: p.stat().st_mtime_ns for p in (root / "models").rglob("*.pt")} == before
+
+
+@pytest.mark.slow
+def test_an_archive_trains_what_its_folder_trains(
+    name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
+) -> None:
+    """Pretraining to the last bit; fine-tuning centres crops on background on other voxels of it."""
+    prepare_folder(phantom_dir, tmp_path / "archive", spacing=tiny(trained[name])["spacing"])
+    root = copy_bundle(name, tmp_path)
+    run(root, "train", dataset_dir=str(tmp_path / "archive"))
+    assert_same_weights(root / "models/pretrained/ssl.pt", trained[name] / "models/pretrained/ssl.pt")
+    assert json.loads((root / "runs/train/run.json").read_text())["status"] == "complete"
+    message = refusal(root, tmp_path / "archive", spacing=[5.0, 5.0, 5.0], pretrain_again=True)
+    assert "prepared at 6 x 6 x 6 mm, the training is set to 5 x 5 x 5 mm" in message
 
 
 def refusal(root: Path, data: Path, **overrides: object) -> str:

@@ -30,6 +30,24 @@ def test_scalars_are_averages_over_the_interval(tmp_path: Path) -> None:
     assert trainer.state.averages["loss"] == pytest.approx(sum(losses[2:]) / 2, rel=1e-5)
 
 
+def test_share_of_the_time_that_a_step_waits_for_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still but for 3 s until a batch is there and 1 s in the step."""
+    now = [0.0]
+    monkeypatch.setattr("common.handlers.scalars.time.perf_counter", lambda: now[0])
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    trainer = tiny_trainer([], epochs=1, steps=4)
+    trainer.add_event_handler("GET_BATCH_STARTED", passes, 100)  # between steps: validation, say
+    Scalars(log_dir=str(tmp_path), interval=2).attach(trainer)
+    trainer.add_event_handler("GET_BATCH_STARTED", passes, 3)
+    trainer.add_event_handler("ITERATION_STARTED", passes, 1)
+    trainer.run()
+    waits = EventAccumulator(str(tmp_path)).Reload().Scalars("train/data_wait")
+    assert [w.value for w in waits] == [0.75, 0.75]
+
+
 def test_every_part_and_statistic_of_a_method_is_logged() -> None:
     one = torch.ones(())
     values = step_values({"loss": one, "pred": {"losses": {"ssim": one * 2}, "stats": {"mask_share": one * 3}}})
