@@ -73,7 +73,8 @@ class MaskFeat(EncoderPrediction):
         histograms = oriented_gradients(image, cell_size=self.cell_size, n_bins=self.n_bins, gradient=self.gradient)
         mask, predicted = self.predict(image)
         # a cell is wholly hidden or wholly visible, so one voxel of it tells
-        cell_mask = mask[(..., *[slice(None, None, self.cell_size)] * self.network.spatial_dims)]
+        one_per_cell = [slice(None, None, self.cell_size)] * self.network.spatial_dims
+        cell_mask = mask[tuple([slice(None)] * 2 + one_per_cell)]
         target, made = (
             draw_gradients(h, cell_size=self.cell_size, n_bins=self.n_bins) for h in (histograms, predicted)
         )
