@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import pytest
 import torch
 
 from tests.bundles.discovery import REPOSITORY
@@ -88,3 +91,28 @@ def assert_same_weights(a: Path, b: Path) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+@contextmanager
+def interrupted(at_step: int, counts: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Ctrl-C comes just before an optimizer's step, and must end what runs inside.
+
+    Args:
+        at_step: the first one is 1.
+        counts: whether this step counts.
+    """
+    real_step, n = torch.optim.AdamW.step, 0
+
+    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
+        nonlocal n
+        n += counts()
+        if n == at_step:
+            raise KeyboardInterrupt
+        return real_step(self, *args, **kwargs)
+
+    # else torch wraps it once more, and every step would call its hooks, a teacher's update among them, twice
+    cut.hooked = True  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", cut)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from common.data.classes import read_classes
 from common.errors import input_error_message
 from tests.bundles.discovery import CLASSIFIERS
-from tests.bundles.running import assert_same_weights, copy_bundle, file, run, tiny
+from tests.bundles.running import assert_same_weights, copy_bundle, file, interrupted, run, tiny
 
 pytestmark = pytest.mark.parametrize("name", CLASSIFIERS)
 
@@ -90,7 +90,7 @@ def test_one_command_leaves_a_model_and_the_scores_of_the_test_cases(
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(
-    name: str, phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, phantom_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bit for bit, from scratch, when the second epoch is cut off."""
     whole, parts = (copy_bundle(name, tmp_path / part) for part in ("whole", "parts"))
@@ -99,17 +99,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         run(whole, "classify", **settings)
     assert "from scratch" in caplog.text
     assert not (whole / "models/pretrained").exists()
-    real_step, steps = torch.optim.AdamW.step, iter(range(2))
-
-    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-        return real_step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(parts, "classify", **settings)
+    with interrupted(3):
+        run(parts, "classify", **settings)
     run(parts, "classify", **settings)
     for model in ("models/classifier.pt", "models/classifier_final.pt"):
         assert_same_weights(parts / model, whole / model)

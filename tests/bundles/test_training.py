@@ -13,7 +13,7 @@ import torch
 from common.errors import InputError, input_error_message
 from common.prepare import prepare_folder
 from tests.bundles.discovery import NAMES
-from tests.bundles.running import assert_same_weights, copy_bundle, file, run, tiny, weights
+from tests.bundles.running import assert_same_weights, copy_bundle, file, interrupted, run, tiny, weights
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
@@ -147,24 +147,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     trained: dict[str, Path],
     phantom_dir: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bit for bit, when a step of either stage is cut off before its optimizer step."""
     root = copy_bundle(name, tmp_path)
-    steps = {"n": 0, "stage": "pretrain"}
-    real_step = torch.optim.AdamW.step
-
-    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
-        done = (root / "models/pretrained/ssl.pt").exists()
-        steps["n"] += (stage == "train") == done
-        if steps["n"] == step:
-            raise KeyboardInterrupt
-        return real_step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(root, "train", dataset_dir=str(phantom_dir))
+    pretrained = root / "models/pretrained/ssl.pt"
+    with interrupted(step, lambda: pretrained.exists() == (stage == "train")):
+        run(root, "train", dataset_dir=str(phantom_dir))
     run(root, "train", dataset_dir=str(phantom_dir))
     assert_same_weights(root / "models/pretrained/ssl.pt", trained[name] / "models/pretrained/ssl.pt")
     assert_same_weights(root / "models/model_final.pt", trained[name] / "models/model_final.pt")
@@ -172,24 +160,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.slow
-def test_resumed_with_worker_processes_equals_uninterrupted(
-    name: str, phantom_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_with_worker_processes_equals_uninterrupted(name: str, phantom_dir: Path, tmp_path: Path) -> None:
     """Workers are seeded from the epoch's seed too."""
     whole, parts = (copy_bundle(name, tmp_path / part) for part in ("whole", "parts"))
     settings = {"dataset_dir": str(phantom_dir), "num_workers": 2, "pretrain_epochs": 3}
     run(whole, "pretrain", **settings)
-    real_step, steps = torch.optim.AdamW.step, iter(range(3))
-
-    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
-        if next(steps, None) is None:
-            raise KeyboardInterrupt
-        return real_step(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(parts, "pretrain", **settings)
+    with interrupted(4):
+        run(parts, "pretrain", **settings)
     run(parts, "pretrain", **settings)
     assert_same_weights(parts / "models/pretrained/ssl.pt", whole / "models/pretrained/ssl.pt")
 
