@@ -17,7 +17,13 @@ def checkpoint_blocks(network: nn.Module) -> None:
 
     Args:
         network: changed in place; see :func:`blocks_of`.
+
+    Raises:
+        ValueError: for a network with batch norms.
     """
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()):
+        msg = "checkpointing: batch norms would count every step twice. Choose another norm, or leave it off."
+        raise ValueError(msg)
     for block in blocks_of(network):
         if not isinstance(block.forward, _Recomputed):
             block.forward = _Recomputed(block.forward)

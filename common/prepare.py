@@ -39,6 +39,7 @@ from common.errors import InputError, input_error_message
 from common.files import write_json
 from common.recipes import BODY_HU, prepared_volume
 from common.transforms.outside_body import inside_body
+from common.transforms.structures import MAX_ID
 
 DEFAULT_SPACING = (1.5, 1.5, 1.5)  # of the bundles
 _PERCENTILES = (0.5, 50.0, 99.5)
@@ -78,7 +79,14 @@ class Preparation(Dataset):
         self.verify = verify
         self.cases = find_cases(dataset_dir)
         self.names = label_names(dataset_dir)
-        earlier = read_index(self.out)["spacing"] if is_archive(self.out) else None
+        if self.out.resolve() == self.source.resolve():
+            raise InputError(f"--out {self.out}: is the folder of the scans itself. Give another folder.")
+        index = read_index(self.out) if is_archive(self.out) else None
+        if index is not None and not {c.id for c in self.cases} & set(index["cases"]) and index["cases"]:
+            theirs = index["source"]
+            msg = f"{self.out}: prepared from {theirs}, of which {self.source} has no case. Choose another folder."
+            raise InputError(msg)
+        earlier = None if index is None else index["spacing"]
         if earlier is None and verify:
             raise InputError(f"{self.out}: no prepared archive ({INDEX} is not there). Leave out --verify to make it.")
         self.spacing = tuple(float(s) for s in (spacing or earlier or DEFAULT_SPACING))
@@ -98,6 +106,9 @@ class Preparation(Dataset):
             if self.verify:
                 return Outcome(case.id, "failed", f"{reason}. Prepare again: it is redone.")
             self._write(case)
+        except OSError as error:
+            why = error.strerror or error
+            return Outcome(case.id, "failed", f"{error.filename or case.image}: cannot be read or written ({why}).")
         except Exception as error:
             message = input_error_message(error)
             if message is None:
@@ -106,9 +117,9 @@ class Preparation(Dataset):
         return Outcome(case.id, "written")
 
     def begin(self) -> None:
-        """Write an ``archive.json`` that says what is being made, unless there is one."""
-        if not is_archive(self.out):
-            self.write_index([], complete=False)
+        """Write an ``archive.json`` that says what is being made: from now on old files and new ones are mixed."""
+        earlier = read_index(self.out)["cases"] if is_archive(self.out) else ()
+        self.write_index(earlier, complete=False)
 
     def write_index(self, done: Iterable[str], *, complete: bool = True) -> None:
         """Write ``archive.json`` with these cases; training refuses one that is not ``complete``."""
@@ -155,10 +166,11 @@ class Preparation(Dataset):
 
     def _write(self, case: Case) -> None:
         sources = _sources(case)
-        before = {name: fingerprint(path) for name, path in sources.items()}
+        # before they are read: whatever changes them from here on makes them others than those on record
+        before = {name: {**fingerprint(path), "sha256": digest(path)} for name, path in sources.items()}
         header = check_header(case.image)
         transform = prepared_volume(
-            spacing=self.spacing, label="label" in sources, known_ids=self.names and list(self.names)
+            spacing=self.spacing, label="label" in sources, known_ids=self.names or range(MAX_ID + 1)
         )
         data: Any = transform(sources)
         hu = data["image"].as_tensor()
@@ -180,7 +192,7 @@ class Preparation(Dataset):
             "original": {"shape": list(header.shape), "affine": header.affine.tolist()},
             "hu": _statistics(hu.numpy()),
             "label_voxels": voxels,
-            "source": {name: {**before[name], "sha256": digest(path)} for name, path in sources.items()},
+            "source": before,
             "files": [
                 {"file": file.relative_to(self.out).as_posix(), "bytes": file.stat().st_size, "sha256": digest(file)}
                 for file in files
@@ -216,8 +228,8 @@ def prepare_folder(
         work.begin()
     outcomes = list(_reported(work, workers))
     done = [o.case for o in outcomes if o.state != "failed"]
-    if not verify and done:
-        work.write_index(done)
+    if not verify:
+        work.write_index(done, complete=bool(done))
     counts = {state: sum(o.state == state for o in outcomes) for state in ("written", "kept", "failed")}
     told = "verified" if verify else f"kept, {counts['written']} written"
     summary = f"{work.out}: {len(outcomes)} cases, {counts['kept']} {told}, {_size(work.out)}"

@@ -266,7 +266,7 @@ def random_crops(
                 spatial_size=tuple(roi_size),
                 rotate_range=[0.0, 0.0, turn] if in_plane else [turn] * 3,
                 scale_range=[scale, scale, 0.0] if in_plane else [scale] * 3,
-                translate_range=[shift] * 3 if shift > 0 else None,
+                translate_range=([shift, shift, 0.0] if in_plane else [shift] * 3) if shift > 0 else None,
                 mode=["bilinear", "nearest"][: len(keys)],
                 padding_mode="border",
             )

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from common.checkpointing import checkpoint_blocks
 from common.errors import InputError, install_excepthook
 from common.precision import autocast
 
@@ -99,6 +100,10 @@ def _channels(name: str) -> int:
 def _count(parser: ConfigParser, stage: str, shape: Sequence[int], precision: str) -> Memory:
     network, loss, optimizer = (parser.get_parsed_content(key) for key in (NETWORKS[stage], "loss", "optimizer"))
     network.train()
+    if parser.get("compile"):
+        raise InputError("compile: what compiled code keeps cannot be counted. Leave it out.")
+    if parser.get("checkpointing"):
+        checkpoint_blocks(getattr(network, "network", network))  # as common.inferers.AutocastInferer does
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)

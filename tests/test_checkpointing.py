@@ -129,3 +129,9 @@ def test_the_knob_reaches_the_network_of_a_method(monkeypatch: pytest.MonkeyPatc
     method.forward = method.network.forward
     AutocastInferer(precision="fp32", checkpointing=True)(torch.ones(1, 1), method).sum().backward()
     assert Counted.calls == 2
+
+
+def test_batch_norms_are_refused() -> None:
+    """A block that runs twice in a step would have them count the batch twice."""
+    with pytest.raises(ValueError, match="checkpointing: batch norms"):
+        checkpoint_blocks(BasicUNet(spatial_dims=2, features=WIDTHS, norm="batch"))

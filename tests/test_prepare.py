@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.data import CacheDataset
 
-from common.data.archive import image_file, label_file
+from common.data.archive import centres_file, image_file, label_file
 from common.data.cases import find_cases
 from common.data.datalist import inference_items, pretraining_items, training_items
 from common.data.structures import ALL_STRUCTURES, CHEST_STRUCTURES
@@ -180,7 +180,7 @@ def test_only_what_changed_is_done_again(small: tuple[Path, Path]) -> None:
     assert states(source, out, verify=True) == ["kept"] * 3
 
 
-@pytest.mark.parametrize("file", [image_file, label_file])
+@pytest.mark.parametrize("file", [image_file, label_file, lambda out, case: centres_file(label_file(out, case))])
 def test_damage_is_found_and_mended(small: tuple[Path, Path], file, capsys: pytest.CaptureFixture) -> None:
     source, out = small
     damaged = file(out, "a")
@@ -194,7 +194,7 @@ def test_damage_is_found_and_mended(small: tuple[Path, Path], file, capsys: pyte
     assert "3 cases, 3 verified" in prepare_folder(source, out, spacing=(2, 2, 3), verify=True)
     damaged.write_bytes(bytes(content[:40]))  # found by training, too
     (item,) = training_items(out, structures={"heart": 1, "other": 2}, val_fraction=0.5)
-    item = {**item, "image": str(image_file(out, "a")), "label": str(label_file(out, "a"))}
+    item = {**item, "image": str(image_file(out, "a")), "label": str(label_file(out, "a")), "known_ids": [1, 2]}
     assert refusal(item, (2, 2, 3), {"heart": 1, "other": 2}).startswith(f"{damaged}: missing or damaged")
 
 
@@ -213,14 +213,35 @@ def test_bad_files_do_not_stop_the_others(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_an_interrupted_preparation_goes_on(small: tuple[Path, Path]) -> None:
+    """Also where it was complete before: old files lie beside new ones until all are done."""
     source, out = small
-    (out / "archive.json").unlink()
     (out / "cases" / "b.json").unlink()
     Preparation(source, out, spacing=(2, 2, 3)).begin()
     with pytest.raises(InputError, match="its preparation was not finished"):
         find_cases(out)
     assert "3 cases, 2 kept, 1 written" in prepare_folder(source, out)  # at the spacing that it was begun with
     assert len(find_cases(out)) == 3
+
+
+def test_a_disk_that_fails_costs_one_case(small: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("common.prepare.fingerprint", broken)
+    source, out = small
+    (out / "cases" / "a.json").unlink()
+    outcome = Preparation(source, out, spacing=(2, 2, 3))[0]
+    assert outcome.state == "failed"
+    assert outcome.message.endswith("a.nii.gz: cannot be read or written (Input/output error).")
+
+
+def test_ids_that_no_structure_can_have_are_refused(tmp_path: Path) -> None:
+    """As a training from the folder refuses them; they cannot be kept."""
+    write_case(tmp_path / "source", "a.nii.gz")
+    write_nifti(tmp_path / "source" / "labels" / "a.nii.gz", np.where(label_array() == 1, 300, 0).astype(np.int16))
+    outcome = Preparation(tmp_path / "source", tmp_path / "archive", spacing=(2, 2, 3))[0]
+    assert outcome.state == "failed"
+    assert "unknown label ids 300" in outcome.message
 
 
 def test_training_needs_the_archive_alone(small: tuple[Path, Path]) -> None:
@@ -247,6 +268,11 @@ def test_misuse_is_refused(small: tuple[Path, Path], tmp_path: Path) -> None:
         prepare_folder(small[1], tmp_path / "x", spacing=(2, 2, 3))
     with pytest.raises(InputError, match="no prepared archive"):
         prepare_folder(small[0], tmp_path / "x", spacing=(2, 2, 3), verify=True)
+    with pytest.raises(InputError, match="is the folder of the scans itself"):
+        prepare_folder(small[0], small[0], spacing=(2, 2, 3))
+    write_case(tmp_path / "others", "z.nii.gz")
+    with pytest.raises(InputError, match=f"prepared from {small[0]}, of which {tmp_path / 'others'} has no case"):
+        prepare_folder(tmp_path / "others", small[1], spacing=(2, 2, 3))
     with pytest.raises(InputError, match="workers: -1 given"):
         prepare_folder(small[0], small[1], spacing=(2, 2, 3), workers=-1)
     index = json.loads((small[1] / "archive.json").read_text())

@@ -279,8 +279,9 @@ def _settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _voxels(config: Mapping[str, Any], batch_size: str) -> int:
     """Voxels that go through the network per step; 0 where the config does not say so plainly."""
     voxels = config.get(batch_size)
-    if not isinstance(voxels, int) or not isinstance(config.get("roi_size"), list):
+    more = config.get(batch_size.replace("batch_size", "accumulate_steps"), 1)
+    if not isinstance(voxels, int) or not isinstance(more, int) or not isinstance(config.get("roi_size"), list):
         return 0
     for n in config["roi_size"]:
         voxels *= int(n)
-    return voxels
+    return voxels * more

@@ -14,6 +14,7 @@ so that a crop costs the blocks it touches.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -86,15 +87,18 @@ def write_array(path: Path, array: np.ndarray, spacing: Sequence[float]) -> None
     blosc2 = _blosc2()
     leading = array.ndim - 3
     with written_beside(path) as part:
-        written = blosc2.asarray(
-            np.ascontiguousarray(array),
-            urlpath=os.fspath(part),
-            mode="w",
-            chunks=(1,) * leading + tuple(min(_CHUNK, n) for n in array.shape[leading:]),
-            blocks=(1,) * leading + tuple(min(_BLOCK, n) for n in array.shape[leading:]),
-            cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1},
-        )
-        written.schunk.vlmeta["spacing"] = [float(s) for s in spacing]
+        try:
+            written = blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=os.fspath(part),
+                mode="w",
+                chunks=(1,) * leading + tuple(min(_CHUNK, n) for n in array.shape[leading:]),
+                blocks=(1,) * leading + tuple(min(_BLOCK, n) for n in array.shape[leading:]),
+                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1},
+            )
+            written.schunk.vlmeta["spacing"] = [float(s) for s in spacing]
+        except RuntimeError as error:  # how Blosc2 says that a file cannot be written
+            raise OSError(errno.EIO, str(error), os.fspath(path)) from error
 
 
 def write_centres(path: Path, ids: np.ndarray) -> dict[int, int]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from common.data.archive import is_archive, read_index
 from common.data.cases import Case, case_id, find_cases
 from common.data.split import split_cases
 from common.errors import InputError
@@ -111,16 +112,21 @@ def classified_items(
         section: which part of the split. There may be no test cases.
 
     Raises:
-        InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`; also a case
-            that the folder does not hold, and a class of which training or validation cases have one value only.
+        InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`; also a
+            prepared archive, a case that the folder does not hold, and a class of which training or validation cases have one
+            value only.
     """
     if section not in ("train", "val", "test"):
         raise InputError(f"section: '{section}' given. Choose train, val or test.")
+    if is_archive(dataset_dir):
+        source = read_index(dataset_dir)["source"]
+        msg = f"{dataset_dir}: is a prepared archive; classification reads whole volumes. Give their folder, {source}."
+        raise InputError(msg)
     found = {case.id: case for case in find_cases(dataset_dir)}
     if unknown := sorted(set(table.labels) - set(found)):
         msg = (
             f"{table.path}: case '{unknown[0]}' is not in {dataset_dir}, nor are {len(unknown) - 1} others. A case is "
-            "named like its volume, without .nii.gz. Correct or remove the line."
+            "named like its volume, without .nii.gz (and nnU-Net's _0000). Correct or remove the line."
         )
         raise InputError(msg)
     known = [case_of(found[case], table) for case, values in table.labels.items() if not all(map(math.isnan, values))]

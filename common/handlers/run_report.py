@@ -95,7 +95,7 @@ class RunReport:
             "settings": self.settings,
             "cases": self.cases,
             "epoch": engine.state.epoch,
-            "steps": engine.state.iteration,
+            "steps": engine.state.iteration // getattr(engine, "accumulation_steps", 1),
         }
         averages = getattr(engine.state, "averages", {})  # of common.handlers.scalars.Scalars
         report["last"] = {name: round(value, 6) for name, value in averages.items()}

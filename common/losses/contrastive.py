@@ -132,8 +132,8 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     parts = [torch.empty_like(embeddings) for _ in range(world_size)]
     dist.all_gather(parts, embeddings.detach().contiguous())
     own = embeddings
-    # the value of `own` with `world_size` times its gradient
-    parts[dist.get_rank()] = own * world_size - (own * (world_size - 1)).detach()
+    # exactly the value of `own`, so that all ranks hold the same, with `world_size` times its gradient
+    parts[dist.get_rank()] = own + (world_size - 1) * (own - own.detach())
     return torch.cat(parts)
 
 
