@@ -113,8 +113,8 @@ def classified_items(
 
     Raises:
         InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`; also a
-            prepared archive, a case that the folder does not hold, and a class of which training or validation cases have one
-            value only.
+            prepared archive, a case that the folder does not hold, and a class of which training or validation cases
+            have one value only.
     """
     if section not in ("train", "val", "test"):
         raise InputError(f"section: '{section}' given. Choose train, val or test.")
