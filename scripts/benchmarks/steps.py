@@ -14,6 +14,7 @@ from common.methods.selfmedhpm import SelfMedHPM, SelfMedHPMLoss
 from common.networks.masked_autoencoder import MaskedAutoencoder
 from common.networks.spark import SparK
 from common.networks.vit import SIZES, ViT
+from common.precision import autocast
 
 
 @row
@@ -36,14 +37,19 @@ def mining_four_blocks(device: torch.device) -> Case:
     )
 
 
-def _pretraining_step(method: Any, criterion: torch.nn.Module, image: Tensor) -> Callable[[], object]:
+def _pretraining_step(
+    method: Any, criterion: torch.nn.Module, image: Tensor, precision: str = "fp32"
+) -> Callable[[], object]:
     """Forward, backward, AdamW, and the teacher's update."""
     method.to(image.device).set_progress(1.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-4)
+    image = _laid_out(image, precision)
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(method(image)).backward()
+        with autocast(precision, image.device):
+            made = method(image)
+        criterion(made).backward()
         optimizer.step()
         method.update_teacher()
 
@@ -67,19 +73,54 @@ def anatomask_step(device: torch.device) -> Case:
 @row
 def spark_step(device: torch.device) -> Case:
     """SparK, the same step"""
-    network = SparK(size="S").to(device)
-    x = torch.rand(1, 1, 64, 64, 64, device=device)
+    return Case(_anatomask_step(device, "none"), _dense_step(device), _DENSE)
+
+
+@row
+def anatomask_step_b(device: torch.device) -> Case:
+    """AnatoMask, a training step of STU-Net-B on one crop of 112 x 112 x 128, bf16; minutes on a CPU"""
+    return Case(_anatomask_step(device, "teacher", **_B), _anatomask_step(device, "none", **_B), "SparK")
+
+
+@row
+def spark_step_b(device: torch.device) -> Case:
+    """SparK, the same step; minutes on a CPU"""
+    return Case(_anatomask_step(device, "none", **_B), _dense_step(device, **_B), _DENSE)
+
+
+_DENSE = "a dense pass of the same encoder and decoder blocks"
+_B: dict[str, Any] = {"size": "B", "shape": (112, 112, 128), "precision": "bf16"}
+
+
+def _anatomask_step(
+    device: torch.device,
+    guidance: str,
+    *,
+    size: str = "S",
+    shape: tuple[int, ...] = (64, 64, 64),
+    precision: str = "fp32",
+) -> Callable[[], object]:
+    method = AnatoMask(SparK(size=size), guidance=guidance)
+    return _pretraining_step(method, AnatoMaskLoss(), torch.rand(1, 1, *shape, device=device), precision)
+
+
+def _dense_step(
+    device: torch.device, *, size: str = "S", shape: tuple[int, ...] = (64, 64, 64), precision: str = "fp32"
+) -> Callable[[], object]:
+    """The same modules with nothing hidden, and a plain squared error, forward and backward."""
+    network, x = SparK(size=size).to(device), _laid_out(torch.rand(1, 1, *shape, device=device), precision)
 
     def dense() -> None:
-        """The same modules with nothing hidden, and a plain squared error."""
         y: Tensor | None = None
-        for block, seen in zip(network.decoder, network.encode(x)[:0:-1], strict=True):
-            y = block(seen if y is None else y + seen)
-        (network.head(y) - x).square().mean().backward()
+        with autocast(precision, device):
+            for block, seen in zip(network.decoder, network.encode(x)[:0:-1], strict=True):
+                y = block(seen if y is None else y + seen)
+            made = network.head(y)
+        (made.float() - x).square().mean().backward()
 
-    return Case(_anatomask_step(device, "none"), dense, "a dense pass of the same encoder and decoder blocks")
+    return dense
 
 
-def _anatomask_step(device: torch.device, guidance: str) -> Callable[[], object]:
-    method = AnatoMask(SparK(size="S"), guidance=guidance)
-    return _pretraining_step(method, AnatoMaskLoss(), torch.rand(1, 1, 64, 64, 64, device=device))
+def _laid_out(image: Tensor, precision: str) -> Tensor:
+    """Channels last where convolutions in bf16 want it."""
+    return image if precision == "fp32" else image.contiguous(memory_format=torch.channels_last_3d)
