@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 from torch import nn
 
-from common.checkpointing import checkpoint_blocks
+from common.activation_checkpointing import checkpoint_blocks
 from common.compilation import compile_network
 from common.precision import autocast
 
@@ -26,7 +26,7 @@ class AutocastInferer(Inferer):
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16`` (see :mod:`common.precision`).
         channels_last: lay images out channels-last, which convolutions in bf16 prefer.
         compile: compile the network in its first call, see :func:`common.compilation.compile_network`.
-        checkpointing: see :func:`common.checkpointing.checkpoint_blocks`.
+        checkpointing: see :func:`common.activation_checkpointing.checkpoint_blocks`.
 
     Raises:
         ValueError: for both of the last two: compiled code decides by itself what to compute again.

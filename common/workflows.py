@@ -19,6 +19,7 @@ from torch import nn
 
 from common.arguments import check_arguments
 from common.checkpoints import card_difference, load_checkpoint
+from common.data.fingerprint import digest
 from common.data.phantom import write_phantoms
 from common.distributed import barrier, rank
 from common.errors import InputError, install_excepthook
@@ -195,11 +196,7 @@ def file_digest(path: str) -> str:
     """Fingerprint of a file's content, ``"none"`` when it is not there."""
     if not os.path.isfile(path):
         return "none"
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):  # hashlib.file_digest came with Python 3.11
-            digest.update(block)
-    return digest.hexdigest()[:12]
+    return digest(path)[:12]
 
 
 def train(trainer: Workflow, resume: Resume, process_rank: int = 0) -> None:

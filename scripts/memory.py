@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from common.checkpointing import checkpoint_blocks
+from common.activation_checkpointing import checkpoint_blocks
 from common.errors import InputError, install_excepthook
 from common.precision import autocast
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from common.losses.contrastive import cosine_loss
-from common.methods.distortion import RandomView
 from common.methods.siamese import SlowSiamese
-from common.networks.heads import hidden_layer
+from common.networks.heads import mlp
 from common.networks.mit_unet import MixTransformerUNet
 
 
@@ -27,8 +26,8 @@ class BYOL(SlowSiamese):
 
     Args:
         momentum: share of the teacher that an update keeps at the start; at the end it keeps all.
-        network, embedding_features, hidden_features, norm, view, mask_seed: see
-            :class:`~common.methods.siamese.Siamese`; the predictor's hidden layer is that of the projection head.
+        network, embedding_features, hidden_features, norm, further: see :class:`~common.methods.siamese.Siamese`; the
+            predictor's hidden layer is that of the projection head.
     """
 
     def __init__(
@@ -39,23 +38,12 @@ class BYOL(SlowSiamese):
         embedding_features: int = 256,
         hidden_features: int = 4096,
         norm: str = "layer",
-        view: RandomView | None = None,
-        mask_seed: int = 0,
+        **further: Any,
     ) -> None:
-        super().__init__(
-            network,
-            momentum_start=momentum,
-            momentum_end=1.0,
-            embedding_features=embedding_features,
-            hidden_features=hidden_features,
-            norm=norm,
-            view=view,
-            mask_seed=mask_seed,
-        )
+        heads: dict[str, Any] = {"embedding_features": embedding_features, "hidden_features": hidden_features}
+        super().__init__(network, momentum_start=momentum, momentum_end=1.0, norm=norm, **heads, **further)
         width = hidden_features or network.encoder.channels[-1]
-        self.predictor = nn.Sequential(
-            hidden_layer(embedding_features, width, norm=norm), nn.Linear(width, embedding_features)
-        )
+        self.predictor = mlp(embedding_features, width, embedding_features, norm=norm)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Embed two views of ``image`` (B, C, *S), values in [0, 1], and predict each from the other.

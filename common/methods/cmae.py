@@ -18,26 +18,13 @@ from common.masking.generator import MaskGenerator
 from common.methods.augmentation import jitter_intensity, shift_voxels
 from common.methods.teacher import EMATeacher
 from common.methods.views import PatchView, check_reconstructs
-from common.networks.heads import ProjectionHead, hidden_layer
+from common.networks.heads import Embedder, ProjectionHead, mlp
 from common.networks.masked_autoencoder import TokenDecoder
 from common.networks.mit_unet import MixTransformerUNet
 
 _N_HEADS = 8
 _SHIFT = {2: 31 / 224, 3: 8 / 96}
 _JITTER = {"strength": 0.4, "probability": 0.8}  # released code
-
-
-class Embedder(nn.Module):
-    """Encoder and projector: all that the slow copy needs."""
-
-    def __init__(self, encoder: nn.Module, projector: ProjectionHead) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Embedding (B, E) of an image (B, C, *S)."""
-        return self.projector(self.encoder(image)[-1])
 
 
 class CMAE(nn.Module):
@@ -96,10 +83,7 @@ class CMAE(nn.Module):
             hidden_features=hidden_features,
             norm="layer",
         )
-        self.predictor = nn.Sequential(
-            hidden_layer(embedding_features, hidden_features, norm="layer"),
-            nn.Linear(hidden_features, embedding_features),
-        )
+        self.predictor = mlp(embedding_features, hidden_features, embedding_features, norm="layer")
         self.fill = fill
         self.max_shift = max_shift
         self.jitter = jitter
@@ -144,7 +128,7 @@ class CMAE(nn.Module):
         deepest = features[-1]
         tokens = self.feature_decoder(deepest.flatten(2).transpose(1, 2))
         completed = tokens.transpose(1, 2).unflatten(2, deepest.shape[2:])
-        keys = self.teacher(view).float()
+        keys = self.teacher(view)
         return {
             "reconstruction": made.unsqueeze(0),
             "target": image.unsqueeze(0),

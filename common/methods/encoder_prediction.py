@@ -45,8 +45,7 @@ class EncoderPrediction(nn.Module):
         if cell_size < 1 or stride % cell_size:
             raise ValueError(f"cell_size: got {cell_size}. Give a divisor of the network's stride, {stride}.")
         self.network = network
-        network.decoder.requires_grad_(False)  # they take no part: without this, training on several GPUs would stop
-        network.head.requires_grad_(False)
+        network.freeze_decoder()
         self.hide_patches = PatchView(
             spatial_dims=dims, patch_size=patch_size, mask_ratio=mask_ratio, hides_something=True
         )

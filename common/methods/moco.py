@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from common.losses.queue_contrast import QueueContrast
-from common.methods.distortion import RandomView
 from common.methods.siamese import SlowSiamese
 from common.networks.mit_unet import MixTransformerUNet
 
@@ -24,33 +23,15 @@ class MoCo(SlowSiamese):
 
     Args:
         momentum: share of the teacher that an update keeps.
-        network, embedding_features, hidden_features, norm, view, mask_seed: see
-            :class:`~common.methods.siamese.Siamese`.
+        network, norm, further: see :class:`~common.methods.siamese.Siamese`.
     """
 
     view_names = ("query", "key")
 
     def __init__(
-        self,
-        network: MixTransformerUNet,
-        *,
-        momentum: float = 0.999,
-        embedding_features: int = 128,
-        hidden_features: int = 0,
-        norm: str = "none",
-        view: RandomView | None = None,
-        mask_seed: int = 0,
+        self, network: MixTransformerUNet, *, momentum: float = 0.999, norm: str = "none", **further: Any
     ) -> None:
-        super().__init__(
-            network,
-            momentum_start=momentum,
-            momentum_end=momentum,
-            embedding_features=embedding_features,
-            hidden_features=hidden_features,
-            norm=norm,
-            view=view,
-            mask_seed=mask_seed,
-        )
+        super().__init__(network, momentum_start=momentum, momentum_end=momentum, norm=norm, **further)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Embed a query and a key of ``image`` (B, C, *S), values in [0, 1].

@@ -11,21 +11,8 @@ from common.losses.contrastive import embedding_spread
 from common.masking.generator import MaskGenerator
 from common.methods.distortion import RandomView
 from common.methods.teacher import EMATeacher
-from common.networks.heads import ProjectionHead
+from common.networks.heads import Embedder, ProjectionHead
 from common.networks.mit_unet import MixTransformerUNet
-
-
-class Embedder(nn.Module):
-    """Encoder and projection head: an image (B, C, *S) to its embedding (B, E), float32."""
-
-    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Embed the deepest map."""
-        return self.projector(self.encoder(image)[-1]).float()
 
 
 class Siamese(nn.Module):
@@ -49,9 +36,9 @@ class Siamese(nn.Module):
         self,
         network: MixTransformerUNet,
         *,
-        embedding_features: int,
-        hidden_features: int,
-        norm: str,
+        embedding_features: int = 128,
+        hidden_features: int = 0,
+        norm: str = "layer",
         view: RandomView | None = None,
         mask_seed: int = 0,
     ) -> None:
@@ -63,8 +50,7 @@ class Siamese(nn.Module):
             )
         channels = network.encoder.channels[-1]
         self.network = network
-        network.decoder.requires_grad_(False)  # they take no part: without this, training on several GPUs would stop
-        network.head.requires_grad_(False)
+        network.freeze_decoder()
         self.projector = ProjectionHead(
             spatial_dims=network.spatial_dims,
             in_channels=channels,

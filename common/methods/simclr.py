@@ -13,36 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from common.losses.level_contrast import LevelContrast
-from common.methods.distortion import RandomView
 from common.methods.siamese import Siamese
-from common.networks.mit_unet import MixTransformerUNet
 
 
 class SimCLR(Siamese):
-    """Embeds two views with one network.
-
-    Args:
-        network, embedding_features, hidden_features, norm, view, mask_seed: see :class:`Siamese`.
-    """
-
-    def __init__(
-        self,
-        network: MixTransformerUNet,
-        *,
-        embedding_features: int = 128,
-        hidden_features: int = 0,
-        norm: str = "layer",
-        view: RandomView | None = None,
-        mask_seed: int = 0,
-    ) -> None:
-        super().__init__(
-            network,
-            embedding_features=embedding_features,
-            hidden_features=hidden_features,
-            norm=norm,
-            view=view,
-            mask_seed=mask_seed,
-        )
+    """Embeds two views with one network; see :class:`~common.methods.siamese.Siamese` for its arguments."""
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Embed two views of ``image`` (B, C, *S), values in [0, 1].

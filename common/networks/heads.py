@@ -25,6 +25,13 @@ def hidden_layer(in_features: int, out_features: int, *, norm: str = "none") -> 
     return nn.Sequential(nn.Linear(in_features, out_features), *normalised, nn.ReLU())
 
 
+def mlp(in_features: int, hidden_features: int, out_features: int, *, norm: str = "none") -> nn.Sequential:
+    """A :func:`hidden_layer` and a linear one: what predicts one embedding from another (BYOL, CMAE)."""
+    return nn.Sequential(
+        hidden_layer(in_features, hidden_features, norm=norm), nn.Linear(hidden_features, out_features)
+    )
+
+
 class ProjectionHead(nn.Module):
     """Pools a map over space and projects it: the embedding that a contrastive loss compares.
 
@@ -63,3 +70,21 @@ class ProjectionHead(nn.Module):
         """(B, C, *S) -> (B, out_features)."""
         pooled = x.mean(self.axes) if self.pool == "avg" else torch.amax(x, self.axes)
         return self.linear(self.hidden(pooled))
+
+
+class Embedder(nn.Module):
+    """Encoder and projection head: an image (B, C, *S) to its embedding (B, E), float32. What a slow copy is made of.
+
+    Args:
+        encoder: an image to its maps, the deepest one last.
+        projector: that map to the embedding.
+    """
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embed the deepest map."""
+        return self.projector(self.encoder(image)[-1]).float()

@@ -73,6 +73,11 @@ class MixTransformerUNet(nn.Module):
         """Image (B, C, *S) -> logits (B, out_channels, *S)."""
         return self.head(self.decode(self.encode(x)))
 
+    def freeze_decoder(self) -> None:
+        """For what trains the encoder alone: parts that take no part would stop a training on several GPUs."""
+        self.decoder.requires_grad_(False)
+        self.head.requires_grad_(False)
+
     @torch.jit.export
     def encode(self, x: Tensor) -> list[Tensor]:
         """Image (B, C, *S) -> the encoder's maps, finest first.

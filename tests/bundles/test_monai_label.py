@@ -61,6 +61,14 @@ def study(path: Path) -> str:
     return path.name.removesuffix(".nii.gz")
 
 
+def trained_bundle(name: str, trained: dict[str, Path], folder: Path) -> Path:
+    """A copy of a bundle with its trained model."""
+    root = copy_bundle(name, folder)
+    (root / "models").mkdir()
+    shutil.copy(trained[name] / "models/model.pt", root / "models")
+    return root
+
+
 def from_the_command_line(root: Path, image: Path, out: Path, *configs: str) -> np.ndarray:
     """The mask that ``monai.bundle run`` writes in MONAI Label's environment, that is with the same torch."""
     files = str([str(file(root, c)) for c in ("inference", *configs)])
@@ -89,10 +97,8 @@ def test_the_stock_app_serves_and_trains_the_bundle(
 ) -> None:
     app = tmp_path / "monaibundle"
     shutil.copytree(STOCK_APP, app, ignore=shutil.ignore_patterns("logs", "__pycache__"))
-    root = copy_bundle(name, app / "model")
+    root = trained_bundle(name, trained, app / "model")
     write_sizes(root)
-    (root / "models").mkdir()
-    shutil.copy(trained[name] / "models/model.pt", root / "models")
     first, second = (tmp_path / f"{n}.nii.gz" for n in ("first", "second"))
     new = next(studies.glob("*lps*"))
 
@@ -188,10 +194,8 @@ def test_our_app_refuses_what_does_not_fit_in_one_line(
 ) -> None:
     """Weights that were trained at another spacing, and a file that is no CT; and numbers for 3D Slicer."""
     bundles = tmp_path / "bundles"
-    root = copy_bundle(name, bundles)
+    root = trained_bundle(name, trained, bundles)
     make_tiny(root)
-    (root / "models").mkdir()
-    shutil.copy(trained[name] / "models/model.pt", root / "models")
     new = next(studies.glob("*lps*"))
     mask, numbered = tmp_path / "mask.nii.gz", tmp_path / "numbered.nii.gz"
     structures = config(name, "train")["structures"]
@@ -221,10 +225,8 @@ def test_our_app_segments_a_series_of_a_dicomweb_server(
     name: str, trained: dict[str, Path], phantom_dir: Path, tmp_path: Path
 ) -> None:
     bundles = tmp_path / "bundles"
-    root = copy_bundle(name, bundles)
+    root = trained_bundle(name, trained, bundles)
     make_tiny(root)
-    (root / "models").mkdir()
-    shutil.copy(trained[name] / "models/model.pt", root / "models")
     phantom = nib.load(next(phantom_dir.glob("imagesTs/*.nii.gz")))
     spacing = [float(s) for s in phantom.header.get_zooms()]
     series = write_dicom(tmp_path / "store" / "series", np.asarray(phantom.dataobj).astype(np.int16), spacing=spacing)

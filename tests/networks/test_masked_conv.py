@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.checkpointing import checkpoint_blocks
+from common.activation_checkpointing import checkpoint_blocks
 from common.networks.masked_conv import InstanceNorm, visible_voxels
 from common.networks.stunet import STUNetEncoder
 

@@ -12,7 +12,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from common.checkpointing import blocks_of, checkpoint_blocks
+from common.activation_checkpointing import blocks_of, checkpoint_blocks
 from common.inferers import AutocastInferer
 from common.networks.masked_autoencoder import MaskedAutoencoder
 from common.networks.mit_unet import MixTransformerUNet
