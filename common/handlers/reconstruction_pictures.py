@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,23 @@ class ReconstructionPictures:
         log_dir: TensorBoard folder. ``None``: PNG only.
         interval: epochs between two pictures; the first and the last epoch are always drawn.
         view_names: row titles.
+        draw: turns the method's outputs into such that can be looked at, where its target is no image.
     """
 
     def __init__(
-        self, *, output_dir: str, log_dir: str | None = None, interval: int = 10, view_names: tuple[str, ...] = ()
+        self,
+        *,
+        output_dir: str,
+        log_dir: str | None = None,
+        interval: int = 10,
+        view_names: tuple[str, ...] = (),
+        draw: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.log_dir = log_dir
         self.interval = max(1, interval)
         self.view_names = tuple(view_names)
+        self.draw = draw
 
     def attach(self, engine: Workflow) -> None:
         """Register with a trainer."""
@@ -45,7 +54,10 @@ class ReconstructionPictures:
         epoch = engine.state.epoch
         if epoch % self.interval and epoch not in (1, engine.state.max_epochs):
             return
-        figure = reconstruction_figure(picture_rows(engine.state.output["pred"], self.view_names))
+        outputs = engine.state.output["pred"]
+        if self.draw is not None:
+            outputs = self.draw(outputs)
+        figure = reconstruction_figure(picture_rows(outputs, self.view_names))
         for name in (f"reconstruction_epoch_{epoch:04d}.png", "reconstruction.png"):
             save_figure(figure, self.output_dir / name)
         if self.log_dir is not None:

@@ -7,6 +7,7 @@ views that the method makes of an image:
 - ``target`` (V, B, C, *S): what it should have made (an expanded view of the image, no copy, where all are the same);
 - ``image`` (V, B, C, *S): what was masked, where that is not the target;
 - ``mask`` (V, B, 1, *S): ``True`` where the view hid the image; ``fill``: the value put there;
+  Where the target is no image, the method's ``draw(outputs)`` adds ``reconstruction`` and ``target`` for pictures;
 - in place of these four, where nothing is reconstructed: ``image`` (V, B, C, *S), an expanded view, and ``views``
   (V, B, C, *S), what the network saw of it; the attribute ``view_names`` names them;
 - ``embeddings`` (V, B, E), where the method has them, or (V, B, L, E) from L levels of the encoder;

@@ -65,9 +65,9 @@ class MaskFeat(EncoderPrediction):
         """Predict the histograms of ``image`` (B, C, *S), values in [0, 1].
 
         Returns:
-            the dictionary of :mod:`common.methods`, V = 1; ``target`` and ``reconstruction`` are drawings, made to be
-            looked at, of what is trained: ``histograms`` (B, C * n_bins, *cells), ``predicted_histograms`` of the same
-            shape, and bool ``cell_mask`` (B, 1, *cells), ``True`` = hidden.
+            ``image``, ``mask`` and ``fill`` of :mod:`common.methods`, V = 1, and what is trained: ``histograms``
+            (B, C * n_bins, *cells), ``predicted_histograms`` of the same shape, and bool ``cell_mask`` (B, 1, *cells),
+            ``True`` = hidden. :meth:`draw` adds ``target`` and ``reconstruction``.
         """
         image = image.as_subclass(Tensor).float()
         histograms = oriented_gradients(image, cell_size=self.cell_size, n_bins=self.n_bins, gradient=self.gradient)
@@ -75,20 +75,23 @@ class MaskFeat(EncoderPrediction):
         # a cell is wholly hidden or wholly visible, so one voxel of it tells
         one_per_cell = [slice(None, None, self.cell_size)] * self.network.spatial_dims
         cell_mask = mask[tuple([slice(None)] * 2 + one_per_cell)]
-        target, made = (
-            draw_gradients(h, cell_size=self.cell_size, n_bins=self.n_bins) for h in (histograms, predicted)
-        )
         return {
             "histograms": histograms,
             "predicted_histograms": predicted,
             "cell_mask": cell_mask,
             "image": image.unsqueeze(0),
-            "reconstruction": made.unsqueeze(0),
-            "target": target.unsqueeze(0),
             "mask": mask.unsqueeze(0),
             "fill": self.token.detach(),
             "stats": {"mask_share": mask.float().mean()},
         }
+
+    def draw(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """``outputs`` of :meth:`forward` with histograms drawn as ``target`` and ``reconstruction`` (1, B, C, *S)."""
+        target, made = (
+            draw_gradients(outputs[name], cell_size=self.cell_size, n_bins=self.n_bins).unsqueeze(0)
+            for name in ("histograms", "predicted_histograms")
+        )
+        return {**outputs, "target": target, "reconstruction": made}
 
 
 class MaskFeatLoss(nn.Module):

@@ -25,7 +25,8 @@ def image(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(("spatial_dims", "shape"), [(2, (2, 3, 32, 48)), (3, (1, 3, 32, 16, 16))])
 def test_shapes(spatial_dims: int, shape: tuple[int, ...]) -> None:
     x = image(*shape)
-    outputs = method(spatial_dims)(x)
+    feat = method(spatial_dims)
+    outputs = feat.draw(feat(x))
     cells = [s // 8 for s in shape[2:]]
     assert outputs["predicted_histograms"].shape == outputs["histograms"].shape == (shape[0], 27, *cells)
     assert outputs["cell_mask"].shape == (shape[0], 1, *cells)
@@ -36,9 +37,11 @@ def test_shapes(spatial_dims: int, shape: tuple[int, ...]) -> None:
 
 def test_the_target_is_the_whole_image_s_and_hidden_cells_are_those_of_hidden_patches() -> None:
     x = image()
-    outputs = method(mask_ratio=0.5)(x)
+    feat = method(mask_ratio=0.5)
+    outputs = feat(x)
+    assert "target" not in outputs  # nothing is drawn in a step
     assert torch.equal(outputs["histograms"], oriented_gradients(x, cell_size=8))
-    assert torch.equal(outputs["target"][0], draw_gradients(outputs["histograms"], cell_size=8))
+    assert torch.equal(feat.draw(outputs)["target"][0], draw_gradients(outputs["histograms"], cell_size=8))
     voxels = outputs["cell_mask"].repeat_interleave(8, 2).repeat_interleave(8, 3)
     assert torch.equal(voxels, outputs["mask"][0])
     assert outputs["stats"]["mask_share"] == 0.5
