@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ from common.checkpoints import load_checkpoint
 from common.class_metrics import RULE, class_aucs, mean_auc
 from common.data.volume_stream import VolumeStream
 from common.errors import InputError
-from common.files import write_json, written_beside
+from common.files import write_csv, write_json
 from common.handlers.run_report import package_versions
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class ClassPrediction:
         """
         rows = [[item["case"], *map(_shown, p.tolist())] for item, p in self.probabilities()]
         if rows:
-            _write_csv(self.output_dir / "probabilities.csv", ["case", *self.classes], rows)
+            write_csv(self.output_dir / "probabilities.csv", ["case", *self.classes], rows)
             logger.info("%s: probabilities of %d volumes.", self.output_dir / "probabilities.csv", len(rows))
         self.stream.report()
 
@@ -114,7 +113,7 @@ class ClassScoring(ClassPrediction):
             for case, probabilities, label in done
             for name, p, y in zip(self.classes, probabilities, label, strict=True)
         ]
-        _write_csv(self.output_dir / "scores.csv", ["case", "class", "label", "probability"], rows)
+        write_csv(self.output_dir / "scores.csv", ["case", "class", "label", "probability"], rows)
         labels = torch.stack([label for _, _, label in done])
         aucs = class_aucs(torch.stack([probabilities for _, probabilities, _ in done]), labels)
         classes = {
@@ -157,11 +156,6 @@ def model_classes(model: str | os.PathLike) -> list[str]:
         msg = f"{model}: its card names no classes, so it is no classifier. Give a file that classify.json wrote."
         raise InputError(msg)
     return list(classes)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with written_beside(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def _shown(probability: float) -> str:

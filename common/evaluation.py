@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ from common.data.cases import case_id
 from common.data.contents import check_label_values, check_same_grid, read_volume
 from common.data.headers import is_nifti
 from common.errors import InputError, input_error_message
-from common.files import write_json, written_beside
+from common.files import write_csv, write_json
 from common.handlers.run_report import package_versions
 from common.metrics import RULE, Row, merge_structures, segmentation_metrics, summarise
 
@@ -101,9 +100,9 @@ class Measure:
         }
         if rows:
             output_dir = Path(self.output_dir)
-            _write_csv(output_dir / "metrics.csv", rows)
+            _write_table(output_dir / "metrics.csv", rows)
             if group_rows:
-                _write_csv(output_dir / "groups.csv", group_rows)
+                _write_table(output_dir / "groups.csv", group_rows)
             write_json(output_dir / "metrics.json", report)
             _log_table(report, output_dir)
         if failed:
@@ -269,13 +268,10 @@ def evaluate_masks(
     return measure(items, read_mask)
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
     """A row per case and structure; undefined values are empty cells."""
-    with written_beside(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+    header = list(rows[0])
+    write_csv(path, header, ([_cell(row.get(name, "")) for name in header] for row in rows))
 
 
 def _cell(value: Any) -> Any:

@@ -13,7 +13,7 @@ from common.compare.plan import Plan, label_name
 from common.compare.run import record_of
 from common.compare.schedule import Schedule
 from common.compare.statistics import Scores
-from common.files import write_json, written_beside
+from common.files import write_csv, write_json
 
 Cell = tuple[str, float]  # arm, fraction
 
@@ -69,10 +69,9 @@ class Results:
     def write(self) -> None:
         """``runs.csv`` and ``results.json``, each complete or as before."""
         out = self.plan.out
-        with written_beside(out / "runs.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(
+            out / "runs.csv", COLUMNS, (row.values() for row in self.rows)
+        )  # each row has them all, in this order
         cases = self.plan.cases
         content = {
             "options": vars(self.plan.options),

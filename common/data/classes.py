@@ -24,7 +24,7 @@ from common.data.archive import is_archive, read_index
 from common.data.cases import Case, case_id, find_cases
 from common.data.split import split_cases
 from common.errors import InputError
-from common.files import written_beside
+from common.files import write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +146,8 @@ def case_of(case: Case, table: ClassTable) -> Case:
 
 def write_classes(path: str | os.PathLike, names: Sequence[str], labels: Mapping[str, Iterable[float]]) -> None:
     """Write a table that :func:`read_classes` reads; cases in the order of their names, NaN as nothing."""
-    with written_beside(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", *names])
-        for case in sorted(labels):
-            writer.writerow([case, *("" if math.isnan(value) else int(value) for value in labels[case])])
+    rows = ([case, *("" if math.isnan(v) else int(v) for v in labels[case])] for case in sorted(labels))
+    write_csv(path, ["case", *names], rows)
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
