@@ -30,6 +30,17 @@ def test_gradients_are_those_of_conv3d(shape: tuple[int, ...], channels_last: bo
         torch.testing.assert_close(by_ours, by_torchs)
 
 
+def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In channels-last memory cuDNN's gradient is 200 times as slow (docs/benchmarks.md)."""
+    given: list[torch.Tensor] = []
+    conv3d = F.conv3d
+    monkeypatch.setattr(F, "conv3d", lambda x, *args, **kwargs: given.append(x) or conv3d(x, *args, **kwargs))
+    conv = DepthwiseConv(spatial_dims=3, channels=4).to("meta")  # any device but the CPU
+    x = torch.empty(2, 4, 3, 3, 3, device="meta").to(memory_format=torch.channels_last_3d)
+    assert conv(x).shape == x.shape
+    assert [map_.is_contiguous() for map_ in given] == [True]
+
+
 def test_2d_is_conv2d() -> None:
     conv = DepthwiseConv(spatial_dims=2, channels=3)
     x = torch.randn(2, 3, 5, 6)
