@@ -92,7 +92,9 @@ class SlabWindows(Inferer):
         if any(padding):
             whole = zip(padding, inputs.shape[2:], strict=True)
             result = result[(..., *(slice(missing // 2, missing // 2 + size) for missing, size in whole))]
-        return MetaTensor(result, meta=inputs.meta) if isinstance(inputs, MetaTensor) else result
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
+        return result
 
     def long_axis(self, size: Sequence[int]) -> int:
         """The spatial axis along which a slab moves: the one that has most windows, so that a layer is small."""
