@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import nn
 
 from common.activation_checkpointing import checkpoint_blocks
 from common.compilation import compile_network
 from common.precision import autocast
+from common.windows import SlabWindows
 
 
 class AutocastInferer(Inferer):
@@ -80,10 +81,10 @@ class AutocastInferer(Inferer):
             compile_network(network.teacher.module, device)
 
 
-class _FloatScores:
-    """The network with float32 scores, so that overlapping windows and mirrored ones are averaged exactly."""
+class _Mirrored:
+    """The network with scores averaged over mirrored windows, in float32."""
 
-    def __init__(self, network: Callable[..., torch.Tensor], flip_axes: Sequence[int] = ()) -> None:
+    def __init__(self, network: Callable[..., torch.Tensor], flip_axes: Sequence[int]) -> None:
         self.network = network
         # of no axis, of each one, of each two ...: spatial axis a is axis a + 2 of (B, C, *S)
         axes = [axis + 2 for axis in flip_axes]
@@ -93,11 +94,11 @@ class _FloatScores:
         scores = self.network(x, *args, **kwargs).float()
         for axes in self.flips[1:]:
             scores = scores + self.network(x.flip(axes), *args, **kwargs).float().flip(axes)
-        return scores / len(self.flips) if len(self.flips) > 1 else scores
+        return scores / len(self.flips)
 
 
 class WindowInferer(AutocastInferer):
-    """Sliding windows with Gaussian weights; axial slices when the network is 2D.
+    """Sliding windows with Gaussian weights (:mod:`common.windows`); of axial slices when the network is 2D.
 
     Args:
         roi_size: window in voxels; for a 2D network the last entry is 1.
@@ -105,13 +106,16 @@ class WindowInferer(AutocastInferer):
         overlap: share of a window that its neighbour covers again, in [0, 1).
         sw_batch_size: windows (or slices) per forward pass.
         precision: see :class:`AutocastInferer`.
-        stitch_device: where scores are collected; ``"cpu"`` when the scores of a whole volume do not fit the GPU.
+        stitch_device: where scores are summed; ``"cpu"`` when a layer of windows with all its classes does not fit the
+            GPU, or the scores of a whole volume where ``argmax`` is off.
+        stitch_half: sum scores in float16.
+        argmax: see :class:`common.windows.SlabWindows`.
         flip_axes: average the scores over windows mirrored along these axes, all combinations: 1 (front to back) and 2
             (feet to head). Axis 0 would turn left structures into right ones, which have names of their own. A network
             that was trained without mirrored crops does not gain from it.
 
     Raises:
-        ValueError: for other axes, or a ``roi_size`` that does not fit.
+        ValueError: for other axes, or a ``roi_size`` or ``overlap`` that does not fit.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class WindowInferer(AutocastInferer):
         precision: str = "auto",
         channels_last: bool = False,
         stitch_device: str | None = None,
+        stitch_half: bool = False,
+        argmax: bool = False,
         flip_axes: Sequence[int] = (),
     ) -> None:
         if spatial_dims == 2 and tuple(roi_size)[-1] != 1:
@@ -132,22 +138,21 @@ class WindowInferer(AutocastInferer):
             )
             raise ValueError(msg)
         self.flip_axes = check_flip_axes(flip_axes, spatial_dims)
-        windows: dict[str, Any] = {
-            "sw_batch_size": sw_batch_size,
-            "overlap": overlap,
-            "mode": "gaussian",
-            "device": stitch_device,
-        }
-        inferer: Inferer
-        if spatial_dims == 2:
-            inferer = SliceInferer(roi_size=tuple(roi_size)[:2], spatial_dim=2, **windows)
-        else:
-            inferer = SlidingWindowInferer(roi_size=tuple(roi_size), **windows)
-        super().__init__(inferer, precision=precision, channels_last=channels_last)
+        windows = SlabWindows(
+            roi_size=roi_size,
+            overlap=overlap,
+            sw_batch_size=sw_batch_size,
+            stitch_device=stitch_device,
+            argmax=argmax,
+            half=stitch_half,
+            slices=spatial_dims == 2,
+        )
+        super().__init__(windows, precision=precision, channels_last=channels_last)
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Scores (B, N + 1, *S) in float32 of an image (B, C, *S) of any size."""
-        return super().__call__(inputs, _FloatScores(network, self.flip_axes), *args, **kwargs)
+        """Of an image (B, C, *S) of any size: scores (B, N + 1, *S), float32, or channels (B, 1, *S), uint8."""
+        seen_by = _Mirrored(network, self.flip_axes) if self.flip_axes else network
+        return super().__call__(inputs, seen_by, *args, **kwargs)
 
 
 def check_flip_axes(flip_axes: Sequence[int], spatial_dims: int = 3) -> list[int]:

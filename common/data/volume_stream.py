@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -23,21 +26,27 @@ class VolumeStream(IterableDataset):
         data: items such as ``{"image": path}``.
         transform: loading and preprocessing.
         description: what is done with them.
+        background: prepare the next volume, and no more, in a thread while this one is used.
     """
 
     def __init__(
-        self, data: Sequence[Mapping[str, Any]], transform: Callable[[Any], Any], description: str = "segmenting"
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any],
+        description: str = "segmenting",
+        background: bool = False,
     ) -> None:
         self.data = list(data)
         self.transform = transform
         self.description = description
+        self.background = background
         self.failures: list[str] = []
 
     def __iter__(self) -> Iterator[Any]:
-        """Items that could be read."""
-        for item in tqdm(self.data, desc=self.description, unit="volume", dynamic_ncols=True):
+        """Items that could be read, each with how long it took, ``load_seconds``."""
+        for load in tqdm(self._loads(), total=len(self.data), desc=self.description, unit="volume", dynamic_ncols=True):
             try:
-                transformed = self.transform(dict(item))
+                loaded = load()
             except Exception as error:
                 message = input_error_message(error)
                 if message is None:
@@ -45,7 +54,26 @@ class VolumeStream(IterableDataset):
                 logger.error("%s", message)
                 self.failures.append(message)
                 continue
-            yield transformed
+            yield loaded
+            del loaded  # not held while the next one is waited for
+
+    def _loads(self) -> Iterator[Callable[[], dict[str, Any]]]:
+        """Per item, what returns it; in the background, the next one is on its way then."""
+        if not self.background:
+            yield from (partial(self._load, item) for item in self.data)
+            return
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as pool:
+            ahead = None
+            for item in self.data:
+                current, ahead = ahead, pool.submit(self._load, item)
+                if current is not None:
+                    yield current.result
+            if ahead is not None:
+                yield ahead.result
+
+    def _load(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        begin = time.perf_counter()
+        return {**self.transform(dict(item)), "load_seconds": time.perf_counter() - begin}
 
     def report(self) -> None:
         """Say how many volumes were done.

@@ -50,12 +50,18 @@ def channel_argmax(scores: torch.Tensor) -> torch.Tensor:
 
 
 class ArgmaxChannels(Transform):
-    """Scores ``(C, *S)`` -> uint8 ``(1, *S)`` channel indices; affine and metadata of a MetaTensor are kept."""
+    """Scores ``(C, *S)`` -> uint8 ``(1, *S)`` channel indices; affine and metadata of a MetaTensor are kept.
+
+    What is uint8 ``(1, *S)`` already stays as it is: an inferer that chooses the channels itself (see
+    :class:`common.windows.SlabWindows`) needs less memory.
+    """
 
     backend = [TransformBackends.TORCH]  # noqa: RUF012 (MONAI's attribute)
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """See :func:`channel_argmax`."""
+        if scores.dtype is torch.uint8 and scores.shape[0] == 1:
+            return scores
         if isinstance(scores, MetaTensor):
             result = channel_argmax(scores.as_tensor())
             return MetaTensor(result, meta=scores.meta, applied_operations=scores.applied_operations)
@@ -66,7 +72,7 @@ class ArgmaxChannelsd(MapTransform):
     """Dictionary version of :class:`ArgmaxChannels`.
 
     Args:
-        keys: scores ``(C, *S)``, e.g. ``pred``.
+        keys: scores ``(C, *S)``, or channel indices, e.g. ``pred``.
         allow_missing_keys: skip keys that are not there.
     """
 

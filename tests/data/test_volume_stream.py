@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,36 @@ def test_a_sheared_volume_does_not_stop_the_others(tmp_path: Path) -> None:
     assert names == ["a.nii.gz", "c.nii.gz"]
     with pytest.raises(InputError, match=r"1 of 3 volumes .* \(2 done\): .*bad\.nii\.gz: sheared"):
         stream.report()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_one_volume_is_prepared_ahead_and_no_more(background: bool) -> None:
+    loaded = {n: threading.Event() for n in range(4)}
+
+    def transform(item: dict) -> dict:
+        loaded[item["n"]].set()
+        return item
+
+    items = iter(VolumeStream([{"n": n} for n in range(4)], transform, background=background))
+    first = next(items)
+    assert first["n"] == 0
+    assert first["load_seconds"] >= 0
+    assert loaded[1].wait(10 if background else 0.05) is background
+    assert not loaded[2].wait(0.05)
+    assert [item["n"] for item in items] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_bad_volumes_are_left_out_and_defects_are_raised(background: bool) -> None:
+    def transform(item: dict) -> dict:
+        if item["n"] == 1:
+            raise InputError("1.nii: broken. Repair it.")
+        if item["n"] == 3:
+            raise RuntimeError("a defect")
+        return item
+
+    stream = VolumeStream([{"n": n} for n in range(4)], transform, background=background)
+    seen = []
+    with pytest.raises(RuntimeError, match="a defect"):
+        seen.extend(item["n"] for item in stream)
+    assert stream.failures == ["1.nii: broken. Repair it."]

@@ -56,3 +56,8 @@ def test_affine_and_metadata_are_kept() -> None:
 def test_number_of_channels_is_checked(channels: int) -> None:
     with pytest.raises(ValueError, match="2 to 256 channels"):
         channel_argmax(torch.zeros(channels, 2, 2))
+
+
+def test_channels_that_were_chosen_before_stay() -> None:
+    chosen = torch.tensor([[[0, 2], [1, 0]]], dtype=torch.uint8)
+    assert ArgmaxChannelsd()({"pred": chosen})["pred"] is chosen
