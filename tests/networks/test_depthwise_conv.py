@@ -34,11 +34,14 @@ def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch) -> None
     """In channels-last memory cuDNN's gradient is 200 times as slow (docs/benchmarks.md)."""
     given: list[torch.Tensor] = []
     conv3d = F.conv3d
-    monkeypatch.setattr(F, "conv3d", lambda x, *args, **kwargs: given.append(x) or conv3d(x, *args, **kwargs))
-    conv = DepthwiseConv(spatial_dims=3, channels=4).to("meta")  # any device but the CPU
+    monkeypatch.setattr(
+        F, "conv3d", lambda x, w, *args, **kwargs: given.extend([x, w]) or conv3d(x, w, *args, **kwargs)
+    )
+    conv = DepthwiseConv(spatial_dims=3, channels=4)
+    conv = conv.to("meta").to(memory_format=torch.channels_last_3d)  # any device but the CPU
     x = torch.empty(2, 4, 3, 3, 3, device="meta").to(memory_format=torch.channels_last_3d)
     assert conv(x).shape == x.shape
-    assert [map_.is_contiguous() for map_ in given] == [True]
+    assert [tensor.is_contiguous() for tensor in given] == [True, True]
 
 
 def test_2d_is_conv2d() -> None:
