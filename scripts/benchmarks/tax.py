@@ -84,7 +84,7 @@ def method_tax(device: torch.device, *, bundle: str, smoke: bool = True, **setti
     criterion = config.get_parsed_content("loss").to(device)
     optimizer = config.get_parsed_content("optimizer")
     inferer = config.get_parsed_content("train#inferer")
-    image = _image(bundle, config["pretrain_batch_size"], config["roi_size"], device)
+    image = example_image(bundle, config["pretrain_batch_size"], config["roi_size"], device)
     if hasattr(method, "set_progress"):
         method.set_progress(0.5)
     clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
@@ -118,7 +118,7 @@ def training_step(device: torch.device, *, bundle: str, smoke: bool = True, **se
     criterion = config.get_parsed_content("loss").to(device)
     optimizer = config.get_parsed_content("optimizer")
     inferer = config.get_parsed_content("train#inferer")
-    image = _image(bundle, config["batch_size"], config["roi_size"], device)
+    image = example_image(bundle, config["batch_size"], config["roi_size"], device)
     n_classes = len(config["structures"]) + 1
     label = torch.randint(n_classes, (len(image), 1, *image.shape[2:]), dtype=torch.uint8, device=device)
     target = {"label": label, "annotated": torch.ones(len(image), n_classes, dtype=torch.bool, device=device)}
@@ -141,7 +141,7 @@ def _trainer() -> Any:
     )
 
 
-def _image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.device) -> Tensor:
+def example_image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Smooth noise with the bundle's channels."""
     metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
     n_channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
