@@ -90,8 +90,9 @@ class SlabWindows(Inferer):
         assert slab is not None
         result = slab.finish()
         if any(padding):
-            whole = zip(padding, inputs.shape[2:], strict=True)
-            result = result[(..., *(slice(missing // 2, missing // 2 + size) for missing, size in whole))]
+            before = [missing // 2 for missing in padding]
+            whole = [slice(first, first + n) for first, n in zip(before, inputs.shape[2:], strict=True)]
+            result = result[(slice(None), slice(None), *whole)]
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
         return result
