@@ -114,7 +114,7 @@ def test_a_taxed_step_trains_and_the_bare_passes_only_differentiate(benchmark, n
     """Both leave gradients in the same network; the step alone changes it."""
     tiny = json.loads(TINY.read_text())
     sizes = {key: value for key, value in tiny.items() if key not in ("roi_size", "precision", "device")}
-    case = benchmark.tax.method_tax(torch.device("cpu"), bundle=name, edge=32, precision="fp32", **sizes)
+    case = benchmark.tax.method_tax(torch.device("cpu"), bundle=name, roi_size=[32] * 3, precision="fp32", **sizes)
     network = inspect.getclosurevars(case.ours).nonlocals["method"].network
     before = [parameter.detach().clone() for parameter in network.parameters()]
 

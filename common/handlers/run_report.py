@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,20 @@ class RunReport:
         write_json(self.path, report)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of this package and of those whose versions change results."""
+def package_versions() -> dict[str, str | None]:
+    """Versions of this package and of those whose versions change results; ``None`` for one that is not installed."""
     return {
         "python": platform.python_version(),
         "common": __version__,
-        **{name: version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in _PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # a training without DICOM runs without itk, and must not end here
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Depthwise 3x3(x3) convolution with a backward pass that a CPU computes quickly."""
+"""Depthwise 3x3(x3) convolution that CPUs and GPUs compute quickly, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ class DepthwiseConv(nn.Module):
 
     The same numbers as ``nn.Conv2d`` and ``nn.Conv3d`` with ``groups=channels``. In 3D on a CPU the gradient is written
     out (:class:`_DepthwiseConv3d`): torch's takes 140 ms for 128 channels at 32^3 in bf16 where the forward pass takes
-    1 ms, and made up most of a training step of a Mix Transformer.
+    1 ms, and made up most of a training step of a Mix Transformer. On a GPU maps are copied to channels-first memory:
+    cuDNN's gradient of the filters took 64 ms in bf16 and channels-last for 2 x 256 channels at 24^3 (H200), torch's
+    own kernel, which channels-first gets, 0.3 ms.
 
     Args:
         spatial_dims: 2 or 3.
@@ -36,7 +38,7 @@ class DepthwiseConv(nn.Module):
             return F.conv2d(x, self.weight, self.bias, padding=1, groups=x.shape[1])
         if not torch.jit.is_scripting() and not torch.jit.is_tracing() and x.device.type == "cpu":
             return _fast_on_cpu(x, self.weight, self.bias)
-        return F.conv3d(x, self.weight, self.bias, padding=1, groups=x.shape[1])
+        return F.conv3d(x.contiguous(), self.weight.contiguous(), self.bias, padding=1, groups=x.shape[1])
 
     def extra_repr(self) -> str:
         """Channels, for ``print(network)``."""

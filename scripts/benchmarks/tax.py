@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,25 +77,19 @@ PASSES: dict[str, Callable[[Any, Tensor], list[Tensor]]] = {
 }
 
 
-def method_tax(device: torch.device, *, bundle: str, edge: int, precision: str, **settings: Any) -> Case:
-    """A step of that bundle on crops of ``edge`` voxels, with further settings of its ``pretrain.json``."""
-    settings = {**settings, "roi_size": [edge] * 3, "precision": precision, "device": str(device)}
-    config = _config(bundle, settings)
+def method_tax(device: torch.device, *, bundle: str, smoke: bool = True, **settings: Any) -> Case:
+    """A step of that bundle at the size of ``smoke.json`` or its own; ``settings`` are those of ``pretrain.json``."""
+    config = bundle_config(bundle, "pretrain", {**settings, "device": str(device)}, smoke=smoke)
     method = config.get_parsed_content("network").train()
     criterion = config.get_parsed_content("loss").to(device)
     optimizer = config.get_parsed_content("optimizer")
     inferer = config.get_parsed_content("train#inferer")
-    metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
-    n_channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-    coarse = torch.rand(config["pretrain_batch_size"], n_channels, *[edge // 8] * 3, device=device)
-    image = torch.nn.functional.interpolate(coarse, size=[edge] * 3, mode="trilinear")
+    image = _image(bundle, config["pretrain_batch_size"], config["roi_size"], device)
     if hasattr(method, "set_progress"):
         method.set_progress(0.5)
     clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
     scalars = Scalars(log_dir="unused", interval=1_000_000)
-    # as much of a trainer as the two handlers read
-    state = SimpleNamespace(iteration=1, epoch_length=1_000_000)
-    engine: Any = SimpleNamespace(scaler=None, accumulation_steps=1, state=state)
+    engine = _trainer()
 
     def step() -> None:
         optimizer.zero_grad()
@@ -117,16 +111,56 @@ def method_tax(device: torch.device, *, bundle: str, edge: int, precision: str, 
     return Case(step, passes, "bare passes of its network")
 
 
-def _config(bundle: str, settings: dict[str, Any]) -> ConfigParser:
+def training_step(device: torch.device, *, bundle: str, smoke: bool = True, **settings: Any) -> Callable[[], object]:
+    """A step of fine-tuning, likewise."""
+    config = bundle_config(bundle, "train", {**settings, "device": str(device)}, smoke=smoke)
+    network = config.get_parsed_content("network").train()
+    criterion = config.get_parsed_content("loss").to(device)
+    optimizer = config.get_parsed_content("optimizer")
+    inferer = config.get_parsed_content("train#inferer")
+    image = _image(bundle, config["batch_size"], config["roi_size"], device)
+    n_classes = len(config["structures"]) + 1
+    label = torch.randint(n_classes, (len(image), 1, *image.shape[2:]), dtype=torch.uint8, device=device)
+    target = {"label": label, "annotated": torch.ones(len(image), n_classes, dtype=torch.bool, device=device)}
+    clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
+    engine = _trainer()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion(inferer(image, network), target).backward()
+        clip(engine)
+        optimizer.step()
+
+    return step
+
+
+def _trainer() -> Any:
+    """As much of one as the handlers of gradients and scalars read."""
+    return SimpleNamespace(
+        scaler=None, accumulation_steps=1, state=SimpleNamespace(iteration=1, epoch_length=1_000_000)
+    )
+
+
+def _image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Smooth noise with the bundle's channels."""
+    metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
+    n_channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    coarse = torch.rand(batch_size, n_channels, *[n // 8 for n in shape], device=device)
+    return torch.nn.functional.interpolate(coarse, size=tuple(shape), mode="trilinear")
+
+
+def bundle_config(bundle: str, stage: str, settings: dict[str, Any], *, smoke: bool = True) -> ConfigParser:
+    """A bundle's ``pretrain.json`` or ``train.json``, with ``smoke.json`` on top, and the settings that it has."""
     folder = BUNDLES / bundle / "configs"
-    config: dict[str, Any] = json.loads((folder / "pretrain.json").read_text())
-    changes = {**json.loads((folder / "smoke.json").read_text()), **settings}
+    config: dict[str, Any] = json.loads((folder / f"{stage}.json").read_text())
+    overlay = json.loads((folder / "smoke.json").read_text()) if smoke else {}
+    changes = {**overlay, "bundle_root": str(folder.parent), **settings}
     return ConfigParser({**config, **{name: value for name, value in changes.items() if name in config}})
 
 
 def _register(bundle: str, edge: int, precision: str) -> None:
     def make(device: torch.device) -> Case:
-        return method_tax(device, bundle=bundle, edge=edge, precision=precision)
+        return method_tax(device, bundle=bundle, roi_size=[edge] * 3, precision=precision)
 
     make.__doc__ = f"A pretraining step of {bundle}, crops of {edge} x {edge} x {edge}, {precision}"
     ROWS[f"tax_{bundle}_{edge}_{precision}"] = make

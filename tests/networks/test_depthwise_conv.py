@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,23 @@ def test_gradients_are_those_of_conv3d(shape: tuple[int, ...], channels_last: bo
         torch.autograd.grad(ours, sources, upstream), torch.autograd.grad(torchs, sources, upstream), strict=True
     ):
         torch.testing.assert_close(by_ours, by_torchs)
+
+
+def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In channels-last memory cuDNN's gradient is 200 times as slow (docs/benchmarks.md)."""
+    given: list[torch.Tensor] = []
+    conv3d = F.conv3d
+
+    def recorded(x: torch.Tensor, weight: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        given.extend([x, weight])
+        return conv3d(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(F, "conv3d", recorded)
+    conv = DepthwiseConv(spatial_dims=3, channels=4)
+    conv = conv.to("meta").to(memory_format=torch.channels_last_3d)  # any device but the CPU
+    x = torch.empty(2, 4, 3, 3, 3, device="meta").to(memory_format=torch.channels_last_3d)
+    assert conv(x).shape == x.shape
+    assert [tensor.is_contiguous() for tensor in given] == [True, True]
 
 
 def test_2d_is_conv2d() -> None:
