@@ -53,16 +53,24 @@ def row(make: Callable[[torch.device], Case]) -> Callable[[torch.device], Case]:
 def measure(name: str, *, device: torch.device, repeats: int, clock: str = "wall") -> Result:
     """Time one row: one warm-up of each, then both in turn."""
     case = ROWS[name](device)
-    memory = [peak_growth(run, device) for run in (case.ours, case.alternative)]
+    ours_mb, alternative_mb = peak_growth(case.ours, device), peak_growth(case.alternative, device)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for run, kept in zip((case.ours, case.alternative), times, strict=True):
             kept.append(milliseconds(run, device, clock))
     ours, alternative = map(statistics.median, times)
-    description = (ROWS[name].__doc__ or name).strip()
-    agreement = "" if case.agreement is None else case.agreement()
-    ratio = alternative / ours
-    return Result(name, description, case.alternative_name, ours, alternative, ratio, repeats, *memory, agreement)
+    return Result(
+        name=name,
+        description=(ROWS[name].__doc__ or name).strip(),
+        alternative=case.alternative_name,
+        ours_ms=ours,
+        alternative_ms=alternative,
+        ratio=alternative / ours,
+        repeats=repeats,
+        ours_mb=ours_mb,
+        alternative_mb=alternative_mb,
+        agreement="" if case.agreement is None else case.agreement(),
+    )
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, clock: str = "wall") -> float:
