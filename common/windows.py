@@ -86,7 +86,7 @@ class SlabWindows(Inferer):
                 slab = _Slab(self, image.shape, scores)
             for (volume, place), window in zip(batch, scores, strict=True):
                 slab.add(volume, self._box(place), window)
-            del scores  # room for those of the next windows
+            del scores, window  # room for those of the next windows
         assert slab is not None
         result = slab.finish()
         if any(padding):
