@@ -283,17 +283,18 @@ def random_crops(
 
 
 def to_input_grid(*, structures: Mapping[str, int]) -> Compose:
-    """From scores (N + 1, *S) to a uint8 mask of structure ids on exactly the input's grid.
+    """From scores (N + 1, *S), or channels (1, *S), to a uint8 mask of structure ids on exactly the input's grid.
 
-    The argmax comes before the way back: one uint8 volume is carried to the input's grid instead of N + 1 float ones.
+    The argmax, unless the inferer has taken it already, and the look-up of the ids come before the way back: one uint8
+    volume is carried to the input's grid instead of N + 1 float ones.
     In the air around the patient it is background, as the labels are in training.
     """
     return Compose(
         [
             ArgmaxChannelsd(keys="pred"),
             ClearOutsideBodyd(keys="pred"),
-            RestoreGridd(keys="pred", ref_keys="image"),
             ChannelsToIdsd(keys="pred", structures=structures),
+            RestoreGridd(keys="pred", ref_keys="image"),
         ]
     )
 

@@ -86,12 +86,13 @@ class SlabWindows(Inferer):
                 slab = _Slab(self, image.shape, scores)
             for (volume, place), window in zip(batch, scores, strict=True):
                 slab.add(volume, self._box(place), window)
-            del scores  # room for those of the next windows
+            del scores, window  # room for those of the next windows
         assert slab is not None
         result = slab.finish()
         if any(padding):
-            whole = zip(padding, inputs.shape[2:], strict=True)
-            result = result[(..., *(slice(missing // 2, missing // 2 + size) for missing, size in whole))]
+            before = [missing // 2 for missing in padding]
+            whole = [slice(first, first + n) for first, n in zip(before, inputs.shape[2:], strict=True)]
+            result = result[(slice(None), slice(None), *whole)]
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result).copy_meta_from(inputs, copy_attr=False)
         return result

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import sys
 from dataclasses import asdict
@@ -22,10 +23,10 @@ from fnmatch import filter as matching
 
 import monai
 import torch
-from benchmarks import clustering, data, losses, networks, steps, tax
+from benchmarks import clustering, data, inference, losses, networks, steps, tax
 from benchmarks.rows import CLOCKS, ROWS, Result, measure, table
 
-TOPICS = (losses, clustering, networks, steps, tax, data)  # importing them registered their rows
+TOPICS = (losses, clustering, networks, steps, tax, data, inference)  # importing them registered their rows
 
 
 def main(arguments: list[str] | None = None) -> list[Result]:
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
     if chosen.clock == "cpu" and device.type != "cpu":
         parser.error("--clock cpu does not see a GPU's time; leave it out")
 
+    logging.basicConfig(format="%(message)s")
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     results = []

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from types import ModuleType
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -36,14 +39,16 @@ def test_rows_alternate_and_results_are_written(benchmark, monkeypatch, tmp_path
     def nothing(device: torch.device):
         """Two ways to do nothing"""
         assert device.type == "cpu"
-        return case(lambda: order.append("ours"), lambda: order.append("theirs"), "idling")
+        return case(lambda: order.append("ours"), lambda: order.append("theirs"), "idling", lambda: "both idle")
 
     monkeypatch.setitem(benchmark.ROWS, "nothing", nothing)
     file = tmp_path / "times.json"
     (result,) = benchmark.main(["not?ing", "--repeats", "3", "--clock", "cpu", "--json", str(file)])
     assert order == ["ours", "theirs"] * 4
     assert result.ratio == pytest.approx(result.alternative_ms / result.ours_ms)
-    assert "| nothing | Two ways to do nothing |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| nothing | Two ways to do nothing |" in shown
+    assert shown.endswith("nothing: both idle\n")
     report = json.loads(file.read_text())
     assert report["rows"][0]["name"] == "nothing"
     assert report["torch"] == torch.__version__
@@ -59,6 +64,33 @@ def test_kmeans_says_what_it_is_compared_with(benchmark):
     assert "10 starts" in case.alternative_name
     installed = importlib.util.find_spec("sklearn") is not None
     assert ("not installed" in case.alternative_name) != installed
+
+
+def test_windows_are_compared_with_as_many_passes(benchmark, monkeypatch):
+    n_windows = []
+
+    def forward(_, window: torch.Tensor) -> torch.Tensor:
+        n_windows.append(len(window))
+        return window.expand(-1, 14, -1, -1, -1)
+
+    monkeypatch.setattr(benchmark.inference.VotesAndUNet, "forward", forward)
+    case = benchmark.ROWS["windows"](torch.device("cpu"))
+    case.ours()
+    case.alternative()
+    assert n_windows == [1] * 40
+
+
+def test_both_ways_from_file_to_mask_agree(benchmark, monkeypatch, phantom_dir):
+    source = nib.load(next((phantom_dir / "imagesTs").glob("*.nii.gz")))
+    chest = (np.asarray(source.dataobj).astype(np.int16), source.affine)
+    monkeypatch.setattr(benchmark.inference, "_chest", lambda: chest)
+    monkeypatch.setattr(benchmark.inference, "SPACING", (8.0, 8.0, 8.0))
+    case = benchmark.ROWS["inference"](torch.device("cpu"))
+    case.ours()
+    case.alternative()
+    same = re.match(r"the same class in ([\d.]+) % of the voxels, mean Dice ([\d.]+)", case.agreement())
+    assert float(same[1]) > 85  # at 8 mm
+    assert float(same[2]) > 0.5
 
 
 def test_unknown_rows_are_named(benchmark, capsys):

@@ -27,6 +27,7 @@ from common.recipes import (
     whole_volume,
 )
 from common.transforms.chest_channels import ChestChannelsd
+from tests.largest import Largest
 
 SPACING = (6.0, 6.0, 6.0)
 
@@ -105,6 +106,18 @@ def test_what_was_cut_away_comes_back_as_background(tmp_path: Path) -> None:
     expected = np.zeros((40, 40, 16), np.uint8)
     expected[11:29, 8:26] = 3
     assert np.array_equal(mask, expected)
+
+
+def test_nothing_but_the_mask_is_as_large_as_the_file(tmp_path: Path) -> None:
+    hu = np.full((60, 50, 40), 40, dtype=np.int16)
+    hu[0] = -1000
+    nib.save(nib.Nifti1Image(hu, np.diag([1.0, 1.0, 1.0, 1.0])), tmp_path / "fine.nii.gz")
+    data = preprocessing(spacing=SPACING)({"image": str(tmp_path / "fine.nii.gz")})
+    data["pred"] = MetaTensor(torch.ones(1, *data["image"].shape[1:], dtype=torch.uint8), meta=data["image"].meta)
+    with Largest() as largest:
+        mask = to_input_grid(structures={"heart": 3})(data)["pred"]
+    assert (mask == 3).all()
+    assert largest.bytes == mask.numel() == hu.size
 
 
 def test_islands_in_the_air_are_not_in_the_mask(tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer, sliding_window_inference
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.windows import SlabWindows
+from tests.largest import Largest
 
 WINDOW = (8, 6, 10)
 
@@ -65,18 +64,6 @@ def test_metadata_stays(network: torch.nn.Module) -> None:
         result = SlabWindows(roi_size=WINDOW, argmax=argmax)(image, network)
         assert torch.equal(result.affine, affine)
         assert result.meta["filename_or_obj"] == "a.nii.gz"
-
-
-class Largest(TorchDispatchMode):
-    """Remembers how many bytes the largest tensor had that was made."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
-        return made
 
 
 def test_no_more_than_a_layer_of_windows_is_summed(network: torch.nn.Module) -> None:

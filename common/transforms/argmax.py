@@ -40,12 +40,13 @@ def channel_argmax(scores: torch.Tensor) -> torch.Tensor:
     rows = max(1, _BLOCK_VOXELS // max(1, result[:1].numel()))
     for start in range(0, scores.shape[1], rows):
         block, chosen = scores[:, start : start + rows], result[start : start + rows]
-        best = block[0].clone()
+        best = block[0].clone(memory_format=torch.contiguous_format)
         for channel in range(1, scores.shape[0]):
-            better = (block[channel] > best).view(torch.uint8)
+            candidate = block[channel].contiguous()  # a slice of a larger volume is read once, row by short row
+            better = (candidate > best).view(torch.uint8)
             # channels come in ascending order, so the larger index is the newer winner
             torch.maximum(chosen, better.mul_(channel), out=chosen)
-            torch.maximum(best, block[channel], out=best)
+            torch.maximum(best, candidate, out=best)
     return result[None]
 
 

@@ -15,11 +15,12 @@ import torch
 
 @dataclass
 class Case:
-    """Two ways to the same result, each a function without arguments."""
+    """Two ways to the same result, each a function without arguments; how far they agree, where that is asked."""
 
     ours: Callable[[], object]
     alternative: Callable[[], object]
     alternative_name: str
+    agreement: Callable[[], str] | None = None
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Result:
     repeats: int
     ours_mb: float | None
     """How far memory grew in our first run; ``None`` where the system does not tell."""
+    alternative_mb: float | None
+    agreement: str
 
 
 ROWS: dict[str, Callable[[torch.device], Case]] = {}
@@ -50,15 +53,24 @@ def row(make: Callable[[torch.device], Case]) -> Callable[[torch.device], Case]:
 def measure(name: str, *, device: torch.device, repeats: int, clock: str = "wall") -> Result:
     """Time one row: one warm-up of each, then both in turn."""
     case = ROWS[name](device)
-    memory = peak_growth(case.ours, device)
-    case.alternative()
+    ours_mb, alternative_mb = peak_growth(case.ours, device), peak_growth(case.alternative, device)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for run, kept in zip((case.ours, case.alternative), times, strict=True):
             kept.append(milliseconds(run, device, clock))
     ours, alternative = map(statistics.median, times)
-    description = (ROWS[name].__doc__ or name).strip()
-    return Result(name, description, case.alternative_name, ours, alternative, alternative / ours, repeats, memory)
+    return Result(
+        name=name,
+        description=(ROWS[name].__doc__ or name).strip(),
+        alternative=case.alternative_name,
+        ours_ms=ours,
+        alternative_ms=alternative,
+        ratio=alternative / ours,
+        repeats=repeats,
+        ours_mb=ours_mb,
+        alternative_mb=alternative_mb,
+        agreement="" if case.agreement is None else case.agreement(),
+    )
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, clock: str = "wall") -> float:
@@ -103,11 +115,11 @@ def _status(entry: str) -> float:
 def table(results: list[Result]) -> str:
     """Results as a Markdown table."""
     lines = [
-        "| row | what | ours, ms | ours, MB | alternative | its ms | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| row | what | ours, ms | ours, MB | alternative | its ms | its MB | ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
-        memory = "" if r.ours_mb is None else f"{r.ours_mb:.0f}"
-        cells = (r.name, r.description, f"{r.ours_ms:.1f}", memory, r.alternative, f"{r.alternative_ms:.1f}")
+        ours, theirs = ("" if mb is None else f"{mb:.0f}" for mb in (r.ours_mb, r.alternative_mb))
+        cells = (r.name, r.description, f"{r.ours_ms:.1f}", ours, r.alternative, f"{r.alternative_ms:.1f}", theirs)
         lines.append(f"| {' | '.join(cells)} | {r.ratio:.2f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(f"\n{r.name}: {r.agreement}" for r in results if r.agreement)]) + "\n"
