@@ -1,7 +1,7 @@
-"""Gaussian filtering of 2D and 3D maps by matrix products.
+"""Gaussian filtering of 2D and 3D maps, axis by axis.
 
-The Gaussian is separable, and filtering an axis of ``S`` voxels is a product with a banded Toeplitz matrix ``(S, S)``.
-On a CPU that is many times as fast as a depthwise convolution with the whole window.
+On a CPU an axis of ``S`` voxels is filtered by adding up shifted maps, on a GPU by a product with a banded Toeplitz matrix
+``(S, S)``, a kernel per axis. On a CPU that is many times as fast as a depthwise convolution with the whole window.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 PADDINGS = ("zero", "valid")
-# Rows of the banded matrix that one product computes on a CPU: small enough to skip most of the zeros beside the band.
-_BLOCK = 16
 
 
 class Window(NamedTuple):
@@ -27,16 +25,6 @@ class Window(NamedTuple):
     padding: str
 
 
-class _Band(NamedTuple):
-    """Rows ``start:stop`` of a banded matrix, which are zero outside the columns ``first:last``."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-    block: Tensor  # (last - first, stop - start): transposed, as the products need it
-
-
 def gaussian_window(window_size: int, sigma: float) -> Tensor:
     """Gaussian weights ``(window_size,)`` with sum 1, float64."""
     offsets = torch.arange(window_size, dtype=torch.float64) - (window_size - 1) / 2
@@ -44,29 +32,33 @@ def gaussian_window(window_size: int, sigma: float) -> Tensor:
     return weights / weights.sum()
 
 
+@functools.lru_cache(maxsize=64)
+def _taps(window: Window) -> list[tuple[int, float]]:
+    """Distance from an output voxel to an input voxel in the window, and its weight."""
+    margin = window.size // 2 if window.padding == "zero" else 0
+    weights = gaussian_window(window.size, window.sigma).tolist()
+    return [(i - margin, weight) for i, weight in enumerate(weights)]
+
+
 @functools.lru_cache(maxsize=256)
-def _bands(size: int, window: Window, transposed: bool, dtype: torch.dtype, device: torch.device) -> tuple[_Band, ...]:
-    """The filter of one axis as blocks of its banded matrix; a single dense block where kernel launches cost more."""
-    window_size, sigma, padding = window
-    if transposed and padding == "valid":
-        size += window_size - 1  # `size` is the filtered map's: back to the image's
+def _matrix(size: int, window: Window, transposed: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The filter of one axis of ``size`` voxels as a banded matrix (size, filtered size)."""
+    n_in = _filtered_size(size, window, transposed) if transposed else size
     # a tensor made in inference mode could not take part in training later
     with torch.inference_mode(False):
-        n_out, margin = (size, window_size // 2) if padding == "zero" else (size - window_size + 1, 0)
+        n_out = _filtered_size(n_in, window, False)
         # matrix[o, i] weighs input voxel i in output voxel o
-        tap = torch.arange(size)[None, :] - torch.arange(n_out)[:, None] + margin
-        inside = (tap >= 0) & (tap < window_size)
-        matrix = gaussian_window(window_size, sigma)[tap.clamp(0, window_size - 1)] * inside
-        matrix = (matrix.t() if transposed else matrix).to(device=device, dtype=dtype)
-        n_rows, n_columns = matrix.shape
-        block = _BLOCK if device.type == "cpu" else n_rows
-        bands = []
-        for start in range(0, n_rows, block):
-            stop = min(start + block, n_rows)
-            shift = (window_size - 1 if transposed else 0) if padding == "valid" else window_size // 2
-            first, last = max(0, start - shift), min(n_columns, stop - shift + window_size - 1)
-            bands.append(_Band(start, stop, first, last, matrix[start:stop, first:last].t().contiguous()))
-        return tuple(bands)
+        matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
+        for distance, weight in _taps(window):
+            matrix.diagonal(distance).fill_(weight)
+        return (matrix if transposed else matrix.t()).to(device=device, dtype=dtype).contiguous()
+
+
+def _filtered_size(size: int, window: Window, transposed: bool) -> int:
+    """Voxels along an axis after filtering ``size`` of them."""
+    if window.padding == "zero":
+        return size
+    return size + (window.size - 1) * (1 if transposed else -1)
 
 
 @contextmanager
@@ -82,29 +74,57 @@ def full_float32() -> Iterator[None]:
         setattr(settings, name, saved)
 
 
-def smooth(maps: Tensor, window: Window, *, transposed: bool = False) -> Tensor:
+def smooth(maps: Tensor, window: Window, *, transposed: bool = False, out: Tensor | None = None) -> Tensor:
     """Filter maps (M, *S) along every spatial axis.
 
     Args:
         maps: stack of maps, floating point.
         window: the Gaussian; an axis loses ``window.size - 1`` voxels when its padding is ``"valid"``.
         transposed: apply the adjoint instead, which takes gradients from the filtered maps back to the maps.
+        out: contiguous memory (M, *S') for the result, which may not be that of ``maps``.
 
     Returns:
         filtered maps (M, *S').
     """
+    if out is None:
+        out = maps.new_empty(len(maps), *(_filtered_size(size, window, transposed) for size in maps.shape[1:]))
+    if maps.device.type == "cpu":
+        _smooth_by_shifts(maps, window, transposed, out)
+    else:
+        _smooth_by_products(maps, window, transposed, out)
+    return out
+
+
+def _smooth_by_shifts(maps: Tensor, window: Window, transposed: bool, out: Tensor) -> None:
+    """One map after the other, which stays in a CPU's cache."""
+    sizes, n_axes = maps.shape[1:], maps.ndim - 1
+    between = [maps.new_empty(*out.shape[1 : 1 + done], *sizes[done:]) for done in range(1, n_axes)]
+    for source, destination in zip(maps, out, strict=True):
+        for axis, filtered in enumerate([*between, destination]):
+            _add_shifted(source, axis, window, transposed, filtered)
+            source = filtered
+
+
+def _add_shifted(source: Tensor, axis: int, window: Window, transposed: bool, out: Tensor) -> None:
+    """Filter one axis of a map."""
+    n_in, n_out = source.shape[axis], out.shape[axis]
+    out.zero_()
+    for distance, weight in _taps(window):
+        # output voxel i takes input voxel i + shift
+        shift = -distance if transposed else distance
+        start, stop = max(0, -shift), min(n_out, n_in - shift)
+        if start < stop:
+            taken = source.narrow(axis, start + shift, stop - start)
+            out.narrow(axis, start, stop - start).add_(taken, alpha=weight)
+
+
+def _smooth_by_products(maps: Tensor, window: Window, transposed: bool, out: Tensor) -> None:
+    """All maps at once, a product for each axis."""
+    n_axes = maps.ndim - 1
     # each product moves its axis to the end: after all of them the order is the first one again
-    for _ in range(maps.ndim - 1):
+    for axis in range(n_axes):
         n_maps, size, *rest = maps.shape
-        flat = maps.reshape(n_maps, size, -1)
-        bands = _bands(size, window, transposed, maps.dtype, maps.device)
-        if len(bands) == 1:
-            flat = torch.matmul(flat.transpose(1, 2), bands[0].block)
-        else:
-            out = maps.new_empty(n_maps, flat.shape[2], bands[-1].stop)
-            for source, destination in zip(flat, out, strict=True):
-                for start, stop, first, last, block in bands:
-                    torch.mm(source[first:last].t(), block, out=destination[:, start:stop])
-            flat = out
-        maps = flat.view(n_maps, *rest, flat.shape[2])
-    return maps
+        matrix = _matrix(size, window, transposed, maps.dtype, maps.device)
+        flat = maps.reshape(n_maps, size, -1).transpose(1, 2)
+        result = out.view(n_maps, -1, matrix.shape[1]) if axis == n_axes - 1 else None
+        maps = torch.matmul(flat, matrix, out=result).view(n_maps, *rest, matrix.shape[1])
