@@ -1,7 +1,7 @@
 """Structural similarity of 2D and 3D images: SSIM (Wang et al. 2004) with a Gaussian window, as a loss.
 
-The gradient is written out instead of recorded, and filtering goes axis by axis (gaussian_filter.py): on a
-CPU a small part of the time that convolutions take; ``scripts/benchmark.py ssim`` measures it.
+The gradient is written out instead of recorded, and filtering goes axis by axis (gaussian_filter.py): on a CPU a small
+part of the time that convolutions of the whole window take; ``scripts/benchmark.py ssim`` measures it.
 
 With ``s = x + y`` and ``d = x - y``, means ``m`` and variances ``v`` of the two over the window, SSIM reads::
 
@@ -127,8 +127,9 @@ class _SSIM(torch.autograd.Function):
         memory = _Memory.like(images[0][:step], window)
         values = []
         for start in range(0, batch * channels, step):
-            a, b, by_a, by_b = (None if m is None else m[start : start + step] for m in (*images, *gradients))
-            values.append(_ssim_maps(a, b, window, c1, c2, (by_a, by_b), memory))
+            part = slice(start, start + step)
+            by_a, by_b = (None if g is None else g[part] for g in gradients)
+            values.append(_ssim_maps(images[0][part], images[1][part], window, c1, c2, (by_a, by_b), memory))
         ctx.gradients = [None if g is None else g.view(x.shape) for g in gradients]
         ctx.scale = 4 / (channels * memory.filtered[0, 0].numel())
         return torch.cat(values).view(batch, channels).mean(1)
