@@ -14,6 +14,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.config_item import ConfigComponent
 
 from common.errors import InputError
+from common.json_words import PYTHON_WORDS
 
 # what `monai.bundle run` itself takes
 _RUN_ARGUMENTS = frozenset(
@@ -32,8 +33,8 @@ _RUN_ARGUMENTS = frozenset(
     ]
 )
 
-# MONAI reads values as Python does, and everything else as text, which counts as true
-_JSON_WORDS = {"true": "True", "false": "False", "null": "'$None'"}
+# MONAI reads values as Python does, but for None
+_WORDS = {**PYTHON_WORDS, "null": "'$None'"}
 
 
 def check_arguments(argv: Sequence[str] | None = None) -> None:
@@ -60,8 +61,8 @@ def check_arguments(argv: Sequence[str] | None = None) -> None:
     config = ConfigParser.load_config_files(_file_list(files))
     overrides = {name.replace("::", "#"): value for name, value in given.items() if name not in _RUN_ARGUMENTS}
     for key, value in overrides.items():
-        if isinstance(value, str) and value in _JSON_WORDS:
-            raise InputError(f"--{key} {value}: would be a text. Write --{key} {_JSON_WORDS[value]}.")
+        if isinstance(value, str) and value in _WORDS:
+            raise InputError(f"--{key} {value}: would be a text. Write --{key} {_WORDS[value]}.")
         if not _known(config, key):
             names = [k for k in config if not k.startswith("_")]
             hint = _hint(key, names, f"Known ones: {', '.join(names[:30])}.")

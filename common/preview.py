@@ -1,4 +1,4 @@
-"""Pictures: a volume with its mask in three planes, and what a network reconstructs.
+"""Pictures of a volume with its mask in three planes.
 
 Planes are shown as radiologists see them: axial from the feet, coronal from the front (the patient's right on the left
 of the picture), sagittal from the left (front on the left). Only matplotlib's Figure is used, none of pyplot's global
@@ -15,7 +15,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,19 +23,13 @@ from matplotlib.patheffects import withStroke
 
 from common.data.contents import check_label_values, check_same_grid, read_volume
 from common.files import written_beside
+from common.mask_colours import mask_overlay, structure_colour
 
 # plane -> RAS axis along its normal, letters at the left, right, top and bottom of the picture (H head, F feet)
 PLANES: dict[str, tuple[int, str]] = {"axial": (2, "RLAP"), "coronal": (1, "RLHF"), "sagittal": (0, "APHF")}
 WINDOWS: dict[str, tuple[float, float]] = {"soft tissue": (-160, 240), "lung": (-1350, 150)}  # HU
 _MAX_PIXELS = 640  # per picture edge
 _MAX_SEARCH = 96  # voxels per axis among which slices are chosen
-
-# One colour per structure id, the same in every picture; ids that touch each other in a chest differ clearly.
-_COLOURS = (
-    *("#4fc3f7", "#1e88e5", "#ef5350", "#ffa726", "#7e57c2", "#00e5c3", "#ffee58", "#b2ff59"),
-    *("#d7ccc8", "#a1887f", "#c0a040", "#2e9e5b", "#ff8a65", "#d84315", "#9ccc65", "#ffcc80"),
-    *("#26a69a", "#ce93d8", "#ffd54f", "#5c6bc0", "#b71c1c", "#90a4ae", "#80deea", "#ff2bd6"),
-)
 
 
 def preview(
@@ -146,51 +139,6 @@ def plane_view(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
     return np.swapaxes(view, 0, 1)[::-1, ::-1]
 
 
-def reconstruction_figure(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
-    """A row per view and plane, a column per image, of what a masked autoencoder sees and makes of it.
-
-    Three channels are shown as red, green and blue, otherwise the first one in grey. Columns whose name contains
-    ``error`` show the mean over channels in false colours, full scale at half of the input's range; those whose name
-    contains ``map`` a quantity of another kind (such as a difficulty), each from its lowest to its highest value, empty
-    where it is NaN.
-
-    Args:
-        rows: title and named images ``(C, H, W)`` or ``(C, H, W, D)``, RAS; the first image is the input and sets the
-            range of the others. Of a volume, the middle axial and coronal slices are drawn.
-    """
-    named = [(title, {name: _as_array(image) for name, image in images.items()}) for title, images in rows]
-    first = next(iter(named[0][1].values()))
-    planes = ["axial", "coronal"] if first.ndim == 4 else [""]
-    lines = [(title, plane, images) for title, images in named for plane in planes]
-    n_columns = max(len(images) for _, images in named)
-    figure = Figure(figsize=(2.3 * n_columns + 0.9, 2.3 * len(lines) + 0.3), dpi=110, layout="constrained")
-    axes = figure.subplots(len(lines), n_columns, squeeze=False)
-    colours = None
-    for r, (title, plane, images) in enumerate(lines):
-        source = next(iter(images.values()))
-        low, high = (0.0, 1.0) if source.min() >= 0 and source.max() <= 1 else (source.min(), source.max())
-        for c, (name, image) in enumerate(images.items()):
-            cell = axes[r, c]
-            shown = _middle_slice(image, plane)
-            if "error" in name:
-                shown = shown.mean(-1)
-                colours = cell.imshow(shown, cmap="magma", vmin=0, vmax=max(high - low, 1e-6) / 2)
-            elif "map" in name:
-                cell.imshow(shown[..., 0], cmap="viridis", interpolation="nearest")
-            else:
-                shown = np.clip((shown - low) / max(high - low, 1e-6), 0, 1)
-                shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-                cell.imshow(shown, cmap="gray", vmin=0, vmax=1)
-            cell.set_title(name if r == 0 else "", fontsize=9)
-            cell.set_ylabel(f"{title}\n{plane}".strip() if c == 0 else "", fontsize=9)
-        for cell in axes[r]:
-            cell.set_xticks([])
-            cell.set_yticks([])
-    if colours is not None:
-        figure.colorbar(colours, ax=axes, shrink=0.5, pad=0.01).ax.tick_params(labelsize=8)
-    return figure
-
-
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure, complete or not at all; the suffix of ``path`` chooses the format.
 
@@ -264,24 +212,11 @@ def _write(axes: Axes, place: tuple[float, float], text: str, **options: Any) ->
     written.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
-def mask_overlay(ids: np.ndarray) -> np.ndarray:
-    """RGBA of a slice of structure ids: see-through inside, opaque along borders."""
-    palette = np.zeros((int(ids.max()) + 1, 4), dtype=np.float32)
-    for i in range(1, len(palette)):
-        palette[i] = (*_rgb(i), 0.42)
-    result = palette[ids]
-    padded = np.pad(ids, 1, mode="edge")
-    centre = padded[1:-1, 1:-1]
-    sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    border = np.any([centre != side for side in sides], axis=0) & (ids > 0)
-    result[border, 3] = 0.95
-    return result
-
-
 def _draw_legend(figure: Figure, ids: Mapping[int, int], structures: Mapping[str, int], ml: float) -> None:
     names = {i: name for name, i in structures.items()}
     patches = [
-        Patch(color=_rgb(i), label=f"{names.get(i, f'id {i}')}   {_volume(voxels * ml)}") for i, voxels in ids.items()
+        Patch(color=structure_colour(i), label=f"{names.get(i, f'id {i}')}   {_volume(voxels * ml)}")
+        for i, voxels in ids.items()
     ]
     figure.legend(
         handles=patches, loc="center right", fontsize=8, labelcolor="white", facecolor="black", edgecolor="none"
@@ -290,21 +225,3 @@ def _draw_legend(figure: Figure, ids: Mapping[int, int], structures: Mapping[str
 
 def _volume(ml: float) -> str:
     return f"{ml / 1000:.2f} l" if ml >= 1000 else f"{ml:.3g} ml"
-
-
-def _rgb(structure_id: int) -> tuple[float, float, float]:
-    code = _COLOURS[(structure_id - 1) % len(_COLOURS)]
-    return (int(code[1:3], 16) / 255, int(code[3:5], 16) / 255, int(code[5:7], 16) / 255)
-
-
-def _as_array(image: Any) -> np.ndarray:
-    """Image (C, *S) of any float type as float32 (*S, C)."""
-    array = image.detach().float().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image, np.float32)
-    return np.moveaxis(array, 0, -1)
-
-
-def _middle_slice(image: np.ndarray, plane: str) -> np.ndarray:
-    """Picture (rows, columns, C) of an image (X, Y, C) or of the middle slice of a volume (X, Y, Z, C)."""
-    volume = image if plane else image[:, :, None]
-    plane = plane or "axial"
-    return plane_view(volume, plane, volume.shape[PLANES[plane][0]] // 2)

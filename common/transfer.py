@@ -70,8 +70,8 @@ def transfer(
     Where the numbers of input channels differ, the convolutions that see the image (the first one, and a shortcut
     around it) get the mean over the input channels, repeated, times C_old / C_new, so that an image whose channels are
     alike gives the same features. What depends on the size of the image, such as position embeddings, is fitted by the
-    module itself (``adapt_weight(name, weight)``, ``None`` where it cannot). A head for another number of classes is
-    never loaded, and not counted.
+    module itself (``adapt_weight(name, weight, img_size)``, ``None`` where it cannot), which is told the size that the
+    file's card has. A head for another number of classes is never loaded, and not counted.
 
     Args:
         network: the plain network, changed in place.
@@ -102,6 +102,7 @@ def transfer(
     fitting: dict[str, Tensor] = {}
     total = loaded = 0
     seen = _image_channels(wanted, weights)
+    img_size = _image_size(content.get("card"))
     for name, old in wanted.items():
         if not _is_in(name, parts):
             continue
@@ -109,7 +110,7 @@ def transfer(
         if new is not None and _sees_the_image(new, old, seen):
             new = _adapted(new, old.shape[1])
             report.adapted.append(name)
-        elif new is not None and new.shape != old.shape and (fitted := _fitted(network, name, new)) is not None:
+        elif new is not None and (fitted := _fitted(network, name, new, img_size)) is not None and fitted is not new:
             new = fitted
             report.adapted.append(name)
         fits = new is not None and new.shape == old.shape
@@ -153,10 +154,17 @@ def _sees_the_image(new: Tensor, old: Tensor, channels: tuple[int, int] | None) 
     return (new.shape[1], old.shape[1]) == channels and new[:, :1].shape == old[:, :1].shape
 
 
-def _fitted(network: nn.Module, name: str, weight: Tensor) -> Tensor | None:
+def _image_size(card: object) -> Sequence[int] | None:
+    """Voxels per axis of the images that a network was trained on, fine-tuned or pretrained, if its card has them."""
+    if not isinstance(card, Mapping):
+        return None
+    return card.get("roi_size", card.get("pretraining", {}).get("roi_size"))
+
+
+def _fitted(network: nn.Module, name: str, weight: Tensor, img_size: Sequence[int] | None) -> Tensor | None:
     owner, _, own_name = name.rpartition(".")
     adapt = getattr(network.get_submodule(owner), "adapt_weight", None)
-    return None if adapt is None else adapt(own_name, weight)
+    return None if adapt is None else adapt(own_name, weight, img_size)
 
 
 def _adapted(weight: Tensor, in_channels: int) -> Tensor:

@@ -20,8 +20,9 @@ from common.handlers.reconstruction_pictures import tinted
 from common.masking.enclosed import enclosed_by_tissue
 from common.masking.intensity import luminosity
 from common.methods.amlp import AMLP
-from common.preview import plane_view, reconstruction_figure, save_figure
+from common.preview import plane_view, save_figure
 from common.recipes import preprocessing
+from common.reconstruction_figure import reconstruction_figure
 from common.transforms.chest_channels import ChestChannels
 from common.transforms.hu_window import hu_window
 

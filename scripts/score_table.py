@@ -18,15 +18,17 @@ from torch import Tensor
 
 from common.data.cases import find_cases
 from common.handlers.reconstruction_pictures import tinted
+from common.losses.difficulty import SCORES, patch_difficulty
 from common.losses.reconstruction import patchify
 from common.masking.body import body_mask
-from common.masking.guided import hard_patch_mask
+from common.masking.guided import hard_patch_mask, n_hard_patches
 from common.masking.patches import upsample_patch_mask
-from common.methods.anatomask import SCORES, AnatoMask, AnatoMaskLoss, n_hard_patches, patch_difficulty
+from common.methods.anatomask import AnatoMask, AnatoMaskLoss
 from common.networks.spark import SparK
 from common.precision import autocast
-from common.preview import reconstruction_figure, save_figure
+from common.preview import save_figure
 from common.recipes import cached_volume
+from common.reconstruction_figure import reconstruction_figure
 from common.transforms.hu_window import hu_window
 
 PATCH = 16

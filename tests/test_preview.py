@@ -16,7 +16,8 @@ from matplotlib.image import imread
 
 from common.data.structures import ALL_STRUCTURES
 from common.errors import InputError
-from common.preview import plane_view, preview, reconstruction_figure, save_figure, volume_figure
+from common.preview import plane_view, preview, save_figure, volume_figure
+from common.reconstruction_figure import reconstruction_figure
 
 ORIENTATIONS = ["".join(codes) for p in itertools.permutations(["RL", "AP", "SI"]) for codes in itertools.product(*p)]
 

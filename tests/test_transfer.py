@@ -174,12 +174,12 @@ def unetr(size: int) -> UNETR:
 class TestTransformer:
     """What a masked autoencoder learned goes into UNETR."""
 
-    def pretrained(self, tmp_path: Path) -> tuple[ViT, Path]:
-        vit = ViT(img_size=(32, 32, 32), patch_size=8, hidden_size=24, depth=3, n_heads=2)
+    def pretrained(self, tmp_path: Path, img_size: tuple[int, ...] = (32, 32, 32)) -> tuple[ViT, Path]:
+        vit = ViT(img_size=img_size, patch_size=8, hidden_size=24, depth=3, n_heads=2)
         for parameter in vit.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         network = MaskedAutoencoder(vit, decoder_hidden_size=12, decoder_n_heads=2, decoder_depth=1)
-        save_pretrained(tmp_path / "ssl.pt", network, {})
+        save_pretrained(tmp_path / "ssl.pt", network, {"pretraining": {"roi_size": list(img_size)}})
         return vit, tmp_path / "ssl.pt"
 
     def test_features_of_an_unmasked_image_agree(self, tmp_path: Path) -> None:
@@ -202,4 +202,13 @@ class TestTransformer:
         assert report.adapted == ["vit.patch_embedding.position_embeddings"]
         assert "1 adapted to the input" in str(report)
         x = torch.rand(1, 1, 48, 48, 48)
+        torch.testing.assert_close(network.vit(x)[0], vit(x)[0])
+
+    def test_positions_of_another_grid_of_as_many_patches_are_stretched_too(self, tmp_path: Path) -> None:
+        """4 x 8 x 2 patches are not 4 x 4 x 4."""
+        vit, path = self.pretrained(tmp_path, img_size=(32, 64, 16))
+        network = unetr(32)
+        report = transfer(network, path, parts=["vit"], min_share=1.0)
+        assert report.adapted == ["vit.patch_embedding.position_embeddings"]
+        x = torch.rand(1, 1, 32, 32, 32)
         torch.testing.assert_close(network.vit(x)[0], vit(x)[0])

@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from common.compare.statistics import Summary
 from common.data.contents import read_volume
-from common.preview import mask_overlay, plane_view
+from common.mask_colours import mask_overlay
+from common.preview import plane_view
 
 Curve = tuple[list[float], list[float]]
 

@@ -11,7 +11,8 @@ from ignite.engine import Events
 from monai.engines import Workflow
 from torch.utils.tensorboard import SummaryWriter
 
-from common.preview import reconstruction_figure, save_figure
+from common.preview import save_figure
+from common.reconstruction_figure import reconstruction_figure
 
 
 class ReconstructionPictures:

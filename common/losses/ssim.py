@@ -1,11 +1,11 @@
 """Structural similarity of 2D and 3D images: SSIM (Wang et al. 2004) with a Gaussian window, as a loss.
 
-The gradient is written out instead of recorded, and filtering is done by matrix products (gaussian_filter.py): on a
-CPU a small part of the time that convolutions take; ``scripts/benchmark.py ssim`` measures it.
+The gradient is written out instead of recorded, and filtering goes axis by axis (gaussian_filter.py): on a CPU a small
+part of the time that convolutions of the whole window take; ``scripts/benchmark.py ssim`` measures it.
 
 With ``s = x + y`` and ``d = x - y``, means ``m`` and variances ``v`` of the two over the window, SSIM reads::
 
-    SSIM = (m_s^2 - m_d^2 + 2 C1) / (m_s^2 + m_d^2 + 2 C1) * (v_s - v_d + 2 C2) / (v_s + v_d + 2 C2)
+    SSIM = (1 - 2 e) (1 - 2 f),  e = m_d^2 / (m_s^2 + m_d^2 + 2 C1),  f = v_d / (v_s + v_d + 2 C2)
 
 which is the usual formula with four filtered maps instead of five. Clamping both variances at 0 bounds it to [-1, 1]
 whatever the rounding, and identical images give exactly 1.
@@ -13,7 +13,7 @@ whatever the rounding, and identical images give exactly 1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,47 +25,85 @@ _REDUCTIONS = ("mean", "none")
 _WINDOWS = {2: 15, 3: 7}
 
 
+class _Memory(NamedTuple):
+    """What the maps of an image are computed in, one after the other: fresh memory would cost as much as arithmetic."""
+
+    maps: Tensor  # (6, M, *S)
+    filtered: Tensor  # (4, M, *S'): what is filtered
+
+    @classmethod
+    def like(cls, images: Tensor, window: Window) -> _Memory:
+        """Memory for images (M, *S)."""
+        lost = 0 if window.padding == "zero" else window.size - 1
+        return cls(
+            images.new_empty(6, *images.shape),
+            images.new_empty(4, len(images), *(size - lost for size in images.shape[1:])),
+        )
+
+
 def _ssim_maps(
-    x: Tensor, y: Tensor, window: Window, c1: float, c2: float, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Mean SSIM (M,) of the maps ``x``, ``y`` (M, *S) and, where wanted, its gradients (M, *S)."""
-    n = x.shape[0]
-    s, d = x + y, x - y
-    mean_s, mean_d, power_s, power_d = smooth(torch.cat([s, d, s * s, d * d]), window).split(n)
-    square_s, square_d = mean_s * mean_s, mean_d * mean_d
+    x: Tensor,
+    y: Tensor,
+    window: Window,
+    c1: float,
+    c2: float,
+    gradients: tuple[Tensor | None, Tensor | None],
+    memory: _Memory,
+) -> Tensor:
+    """Mean SSIM (M,) of ``x`` and ``y`` (M, *S).
+
+    Into ``gradients`` (M, *S), where they are wanted, goes a quarter of the sum's gradient by ``x`` and ``y``.
+    """
+    maps, filtered = memory
+    s, d = torch.add(x, y, out=maps[0]), torch.sub(x, y, out=maps[1])
+    torch.mul(s, s, out=maps[2])
+    torch.mul(d, d, out=maps[3])
+    mean_s, mean_d, v_s, v_d = _smooth(maps[:4], window, filtered)
     # what is left of a variance of 0 after rounding may be negative
-    raw_s, raw_d = power_s.sub_(square_s), power_d.sub_(square_d)
-    v_s, v_d = raw_s.clamp(min=0), raw_d.clamp(min=0)
+    v_s.addcmul_(mean_s, mean_s, value=-1).clamp_(min=0)
+    v_d.addcmul_(mean_d, mean_d, value=-1).clamp_(min=0)
 
-    light_below = (square_s + square_d).add_(2 * c1)
-    light = (square_s - square_d).add_(2 * c1).div_(light_below)
-    contrast_below = (v_s + v_d).add_(2 * c2)
-    contrast = (v_s - v_d).add_(2 * c2).div_(contrast_below)
+    e = mean_d * mean_d
+    below_m = torch.addcmul(e, mean_s, mean_s).add_(2 * c1)
+    e.div_(below_m)
+    below_v = torch.add(v_s, v_d).add_(2 * c2)
+    f = v_d / below_v
+    light, contrast = torch.rsub(e, 1, alpha=2), torch.rsub(f, 1, alpha=2)
     value = (light * contrast).flatten(1).mean(1)
-    if not any(wanted):
-        return value, None, None
+    if gradients == (None, None):
+        return value
 
-    # SSIM = light * contrast; derivatives by the variances (zero where clamped) and by the means
-    by_v = light.div_(contrast_below.square_()).mul_(2 / raw_s[0].numel())
-    by_v_s = (by_v * v_d).mul_(raw_s >= 0)
-    by_v_d = v_s.add_(2 * c2).mul_(by_v).neg_().mul_(raw_d >= 0)
-    by_m = contrast.div_(light_below.square_()).mul_(2 / raw_s[0].numel())
-    by_m_s = square_d.mul_(by_m).sub_(by_v_s).mul_(mean_s).mul_(2)
-    by_m_d = square_s.add_(2 * c1).mul_(by_m).neg_().sub_(by_v_d).mul_(mean_d).mul_(2)
+    # Half of the derivatives by the variances and, where they enter, by the means; clamping undid rounding alone, so
+    # they pass it. All take the place of what is not needed any more.
+    by_v = light.div_(below_v)
+    by_v_s = torch.mul(by_v, f, out=v_s)
+    by_v_d = torch.sub(by_v_s, by_v, out=v_d)
+    by_m = contrast.div_(below_m)
+    by_square_s = e.mul_(by_m)
+    by_square_d = torch.sub(by_square_s, by_m, out=by_m)
+    by_m_s = mean_s.mul_(by_square_s.sub_(by_v_s))
+    by_m_d = mean_d.mul_(by_square_d.sub_(by_v_d))
 
-    if all(wanted):
-        back_m_s, back_m_d, back_s, back_d = smooth(
-            torch.cat([by_m_s, by_m_d, by_v_s, by_v_d]), window, transposed=True
-        ).split(n)
-        by_s = back_s.mul_(s).mul_(2).add_(back_m_s)
-        by_d = back_d.mul_(d).mul_(2).add_(back_m_d)
-        return value, by_s + by_d, by_s - by_d
+    by_x, by_y = gradients
+    if by_x is not None and by_y is not None:
+        by_s, by_d, back_v_s, back_v_d = _smooth(filtered, window, maps[2:], transposed=True)
+        by_s.addcmul_(back_v_s, s)
+        by_d.addcmul_(back_v_d, d)
+        torch.add(by_s, by_d, out=by_x)
+        torch.sub(by_s, by_d, out=by_y)
+        return value
     # one argument only: d stands for x - y or y - x, and three maps are enough
-    sign = 1 if wanted[0] else -1
-    by_m_both = by_m_s.add_(by_m_d, alpha=sign)
-    back_m, back_s, back_d = smooth(torch.cat([by_m_both, by_v_s, by_v_d]), window, transposed=True).split(n)
-    gradient = back_s.mul_(s).add_(back_d.mul_(d), alpha=sign).mul_(2).add_(back_m)
-    return (value, gradient, None) if wanted[0] else (value, None, gradient)
+    sign, gradient = (1, by_x) if by_y is None else (-1, by_y)
+    torch.add(by_m_s, by_m_d, alpha=sign, out=by_m_d)
+    back_m, back_v_s, back_v_d = _smooth(filtered[1:], window, maps[3:], transposed=True)
+    torch.addcmul(back_m, back_v_s, s, out=gradient).addcmul_(back_v_d, d, value=sign)
+    return value
+
+
+def _smooth(maps: Tensor, window: Window, out: Tensor, *, transposed: bool = False) -> Tensor:
+    """Filter maps (K, M, *S) into ``out``."""
+    smooth(maps.flatten(0, 1), window, transposed=transposed, out=out.flatten(0, 1))
+    return out
 
 
 class _SSIM(torch.autograd.Function):
@@ -82,23 +120,25 @@ class _SSIM(torch.autograd.Function):
         wanted: tuple[bool, bool],
     ) -> Tensor:
         batch, channels, *shape = x.shape
-        maps_x, maps_y = (image.detach().reshape(-1, *shape) for image in (x, y))
+        images = [image.detach().reshape(-1, *shape) for image in (x, y)]
+        gradients = [torch.empty_like(images[0]) if w else None for w in wanted]
         # One channel at a time stays in a CPU's cache and bounds memory; a GPU is better off with all at once.
         step = 1 if x.device.type == "cpu" else batch * channels
-        parts = [
-            _ssim_maps(a, b, window, c1, c2, wanted)
-            for a, b in zip(maps_x.split(step), maps_y.split(step), strict=True)
-        ]
-        values, *gradients = zip(*parts, strict=True)
-        ctx.gradients = [
-            torch.cat(g).div_(channels).view(x.shape) if w else None for g, w in zip(gradients, wanted, strict=True)
-        ]
+        memory = _Memory.like(images[0][:step], window)
+        values = []
+        for start in range(0, batch * channels, step):
+            part = slice(start, start + step)
+            by_a, by_b = (None if g is None else g[part] for g in gradients)
+            values.append(_ssim_maps(images[0][part], images[1][part], window, c1, c2, (by_a, by_b), memory))
+        ctx.gradients = [None if g is None else g.view(x.shape) for g in gradients]
+        ctx.scale = 4 / (channels * memory.filtered[0, 0].numel())
         return torch.cat(values).view(batch, channels).mean(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_x, by_y = (None if g is None else g * grad.view(-1, *[1] * (g.ndim - 1)) for g in ctx.gradients)
+        scale = grad * ctx.scale
+        by_x, by_y = (None if g is None else g * scale.view(-1, *[1] * (g.ndim - 1)) for g in ctx.gradients)
         return by_x, by_y, None, None, None, None
 
 

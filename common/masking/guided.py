@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+COUNTS = ("text", "alg1")
 _NEVER = float("-inf")
+
+
+def n_hard_patches(n: int, n_masked: int, share: float, counts: str = "text") -> int:
+    """Patches that AnatoMask chooses by their score among ``n_masked`` hidden ones out of ``n``.
+
+    Args:
+        n: patches of the grid.
+        n_masked: hidden patches.
+        share: r_t, in [0, 1].
+        counts: ``"text"`` takes ``floor(r n_masked)`` (section 3.3 and code), ``"alg1"`` ``ceil(r n)``, at most all of
+            them (Algorithm 1).
+    """
+    if counts == "text":
+        return math.floor(n_masked * share + 1e-9)
+    return min(math.ceil(n * share - 1e-9), n_masked)
 
 
 def hard_patch_mask(

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.losses.reconstruction import masked_patch_loss, patch_loss_map, patchify
+from common.losses.difficulty import SCORES, patch_difficulty
+from common.losses.reconstruction import masked_patch_loss, patchify
 from common.masking.enclosed import enclosed_by_tissue
 from common.masking.generator import MaskGenerator
-from common.masking.guided import hard_patch_mask
+from common.masking.guided import COUNTS, hard_patch_mask, n_hard_patches
 from common.masking.lesion import eligible_patches
 from common.masking.patches import (
     as_patch_size,
@@ -32,59 +33,9 @@ from common.methods.teacher import EMATeacher
 from common.networks.spark import SparK
 
 GUIDANCES = ("teacher", "student", "frozen", "none")
-SCORES = ("denorm", "student", "code")
 SELECTIONS = ("hardest", "easiest")
-COUNTS = ("text", "alg1")
 _EPS = 1e-6
 _DECAY = 0.99  # of the histogram of hard patches: about the last hundred steps count
-
-
-def n_hard_patches(n: int, n_masked: int, share: float, counts: str = "text") -> int:
-    """Patches chosen by their score among ``n_masked`` hidden ones out of ``n``.
-
-    Args:
-        n: patches of the grid.
-        n_masked: hidden patches.
-        share: r_t, in [0, 1].
-        counts: ``"text"`` takes ``floor(r n_masked)`` (section 3.3 and code), ``"alg1"`` ``ceil(r n)``, at most all of
-            them (Algorithm 1).
-    """
-    if counts == "text":
-        return math.floor(n_masked * share + 1e-9)
-    return min(math.ceil(n * share - 1e-9), n_masked)
-
-
-def patch_difficulty(
-    made: Tensor,
-    image: Tensor,
-    *,
-    patch_size: int | Sequence[int],
-    score: str = "denorm",
-    normalise: bool = True,
-    z_score: Sequence[float] = (0.0, 1.0),
-) -> Tensor:
-    """How badly each patch was reconstructed.
-
-    Args:
-        made: reconstruction (B, C, *S); of normalised patches, where ``normalise`` is true.
-        image: (B, C, *S).
-        patch_size: edge in voxels.
-        score: ``"student"``, the error that is trained on (text); ``"denorm"``, the same in units of the image: the
-            error times the patch's variance, so that noise in flat patches does not count as hard; ``"code"``, the
-            error against the image's z-score, whatever the reconstruction's units (released code).
-        normalise: whether the network predicts patches of mean 0 and variance 1.
-        z_score: mean and standard deviation of the data in units of the image; only ``"code"`` asks.
-
-    Returns:
-        (B, n), float32.
-    """
-    if score == "code":
-        mean, deviation = z_score
-        return patch_loss_map(made, (image.float() - mean) / deviation, patch_size=patch_size)
-    error = patch_loss_map(made, image, patch_size=patch_size, normalise="unbiased" if normalise else False)
-    if score == "denorm" and normalise:
-        error = error * patchify(image.float(), patch_size).var(dim=-1)
-    return error
 
 
 class AnatoMask(nn.Module):
@@ -103,14 +54,14 @@ class AnatoMask(nn.Module):
         warmup: share of the training in which all masks are random.
         guidance: who reconstructs first: ``"teacher"``, the moving average of the student; ``"student"``, itself;
             ``"frozen"``, the student as it was initialised; or ``"none"``.
-        score: see :func:`patch_difficulty`.
+        score: see :func:`common.losses.difficulty.patch_difficulty`.
         select: ``"hardest"`` or ``"easiest"`` patches.
-        counts: see :func:`n_hard_patches`.
+        counts: see :func:`common.masking.guided.n_hard_patches`.
         normalise: reconstruct patches of mean 0 and variance 1 (code), or the image as it is (Eq. 2).
         exclude_background: choose only patches that lie in the body by half, see
             :func:`common.masking.enclosed.enclosed_by_tissue`; the random ones come from everywhere.
         tissue_level: value of the first channel above which a voxel is tissue.
-        z_score: see :func:`patch_difficulty`.
+        z_score: see :func:`common.losses.difficulty.patch_difficulty`.
         momentum_start: share of the teacher that an update keeps, at the start.
         momentum_end: the same after ``momentum_ramp``.
         momentum_ramp: share of the training in which it changes.

@@ -85,12 +85,27 @@ class PatchEmbedding(nn.Module):
             return self.position_embeddings
         return resample_positions(self.position_embeddings, self.grid, grid)
 
-    def adapt_weight(self, name: str, weight: Tensor) -> Tensor | None:
-        """A weight of another network fitted to this one: its positions, if its grid has this one's proportions."""
+    def adapt_weight(self, name: str, weight: Tensor, img_size: Sequence[int] | None = None) -> Tensor | None:
+        """A weight of another network fitted to this one: its positions, stretched over this one's grid.
+
+        Args:
+            name: of the weight.
+            weight: the other network's.
+            img_size: voxels per axis of its images; ``None`` assumes a grid of this one's proportions.
+
+        Returns:
+            the fitted weight, ``weight`` itself where the grids agree, or ``None`` where it cannot be fitted.
+        """
         if name != "position_embeddings" or weight.ndim != 3 or weight.shape[2] != self.position_embeddings.shape[2]:
             return None
-        old = grid_of_proportions(weight.shape[1], self.grid)
-        return None if old is None else resample_positions(weight, old, self.grid)
+        n = weight.shape[1]
+        old = grid_of_proportions(n, self.grid)
+        if img_size is not None:
+            told = tuple(size // edge for size, edge in zip(img_size, self.patch_size, strict=False))
+            old = told if math.prod(told) == n else None
+        if old is None:
+            return None
+        return weight if old == self.grid else resample_positions(weight, old, self.grid)
 
 
 def _at(tokens: Tensor, places: Tensor) -> Tensor:

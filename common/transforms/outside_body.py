@@ -10,22 +10,22 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
-from common.masking.body import largest_component
+from common.masking.body import without_table
 from common.masking.enclosed import CERTAIN_BACKGROUND, enclosed_by_tissue
 
 
 def inside_body(hu: torch.Tensor, level: float) -> torch.Tensor:
     """All tissue, and air that has the body on both sides along some axis, such as the lungs: bool of ``hu``'s shape.
 
-    The body is the largest component. The table is tissue to a threshold, too, but the air above it is outside; an arm
-    beside the body is no air.
+    The table is tissue to a threshold, too, but the air above it is outside, also where the back touches it, see
+    :func:`common.masking.body.without_table`; an arm beside the body is no air.
 
     Args:
         hu: (1, H, W, D).
         level: HU above which a voxel is tissue.
     """
     tissue = hu > level
-    body = torch.from_numpy(largest_component(tissue[0].cpu().numpy()))
+    body = torch.from_numpy(without_table(tissue[0].cpu().numpy()))
     return enclosed_by_tissue(body[None, None])[0].to(hu.device) | tissue
 
 

@@ -14,6 +14,7 @@ import monai.bundle
 import pytest
 import torch
 
+from common.adamw import FusedAdamW
 from tests.bundles.discovery import REPOSITORY
 
 TINY = REPOSITORY / "tests" / "bundles" / "tiny.json"
@@ -101,9 +102,9 @@ def interrupted(at_step: int, counts: Callable[[], bool] = lambda: True) -> Iter
         at_step: the first one is 1.
         counts: whether this step counts.
     """
-    real_step, n = torch.optim.AdamW.step, 0
+    real_step, n = FusedAdamW.step, 0
 
-    def cut(self: torch.optim.AdamW, *args: object, **kwargs: object) -> object:
+    def cut(self: FusedAdamW, *args: object, **kwargs: object) -> object:
         nonlocal n
         n += counts()
         if n == at_step:
@@ -113,6 +114,6 @@ def interrupted(at_step: int, counts: Callable[[], bool] = lambda: True) -> Iter
     # else torch wraps it once more, and every step would call its hooks, a teacher's update among them, twice
     cut.hooked = True  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", cut)
+        patched.setattr(FusedAdamW, "step", cut)
         with pytest.raises(KeyboardInterrupt):
             yield

@@ -351,6 +351,31 @@ class TestLesionClasses:
         assert read_classes(tmp_path).labels["phantom_2000"] == (1.0, 0.0, 0.0, 0.0)
 
     @pytest.mark.usefixtures("made")
+    @pytest.mark.parametrize("edited", ["case,malignant\nphantom_2000,1\n", "nonsense"])
+    def test_a_users_own_table_is_kept(self, tmp_path, edited):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        (tmp_path / "classes.csv").write_text(edited)
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        assert (tmp_path / "classes.csv").read_text() == edited
+
+    @pytest.mark.usefixtures("made")
+    def test_a_users_own_table_is_not_made_to_speak_of_other_volumes(self, tmp_path):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        (tmp_path / "classes.csv").write_text("case,malignant\nphantom_2000,1\n")
+        with pytest.raises(InputError, match="phantom_2000"):
+            write_phantoms(tmp_path, **self.ARGUMENTS, seed=1)
+
+    @pytest.mark.usefixtures("made")
+    def test_lines_of_other_cases_and_edited_ones_are_kept(self, tmp_path):
+        write_phantoms(tmp_path, **self.ARGUMENTS)
+        content = (tmp_path / "classes.csv").read_text()
+        edited = content.replace("phantom_2000,0,0,1,0", "phantom_2000,1,1,1,0") + "scan_7,1,0,0,0\n"
+        (tmp_path / "classes.csv").write_text(edited)
+        write_phantoms(tmp_path, **{**self.ARGUMENTS, "n_test": 0})
+        lines = (tmp_path / "classes.csv").read_text().splitlines()
+        assert lines[1:] == ["phantom_2000,1,1,1,0", "scan_7,1,0,0,0"]
+
+    @pytest.mark.usefixtures("made")
     def test_a_volume_that_is_being_replaced_has_none(self, tmp_path, monkeypatch):
         write_phantoms(tmp_path, **self.ARGUMENTS)
 

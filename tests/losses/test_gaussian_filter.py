@@ -1,4 +1,4 @@
-"""Matrix products filter as a convolution does."""
+"""Products and depthwise convolutions filter as a convolution does."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ def test_equals_a_convolution_and_its_transpose(shape, padding):
     window = Window(5, 1.5, padding)
     expected = convolve(maps[:, None], kernel[None, None], padding=margin)[:, 0]
     assert torch.allclose(smooth(maps, window), expected)
-    assert torch.allclose(
-        smooth(expected, window, transposed=True), back(expected[:, None], kernel[None, None], padding=margin)[:, 0]
-    )
+    expected_back = back(expected[:, None], kernel[None, None], padding=margin)[:, 0]
+    assert torch.allclose(smooth(expected, window, transposed=True), expected_back)
+    # in float32 by convolutions, above by products
+    torch.testing.assert_close(smooth(maps.float(), window), expected.float())
+    torch.testing.assert_close(smooth(expected.float(), window, transposed=True), expected_back.float())
 
 
 def test_an_image_smaller_than_the_window_is_filtered_with_zeros_around():
     maps = torch.randn(1, 3, 2, dtype=torch.float64)
     kernel = gaussian_window(15, 1.5)
     expected = F.conv2d(maps[:, None], (kernel[:, None] * kernel)[None, None], padding=7)[:, 0]
-    assert torch.allclose(smooth(maps, Window(15, 1.5, "zero")), expected)
+    window = Window(15, 1.5, "zero")
+    assert torch.allclose(smooth(maps, window), expected)
+    torch.testing.assert_close(smooth(maps.float(), window), expected.float())
 
 
 def test_tensor_cores_keep_out_and_the_setting_comes_back():

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from common.losses.difficulty import patch_difficulty
 from common.losses.reconstruction import masked_patch_loss, patchify
+from common.masking.guided import n_hard_patches
 from common.masking.patches import n_masked_patches
-from common.methods.anatomask import AnatoMask, AnatoMaskLoss, n_hard_patches, patch_difficulty
+from common.methods.anatomask import AnatoMask, AnatoMaskLoss
 from common.networks.spark import SparK
 
 FEATURES = [4, 4, 4, 4, 8, 8]

@@ -100,6 +100,7 @@ def test_weights_of_another_grid_are_adapted_if_its_proportions_agree() -> None:
     assert adapted is not None
     assert adapted.shape == (1, 64, 24)
     assert embedding.adapt_weight("position_embeddings", torch.zeros(1, 65, 24)) is None
+    assert embedding.adapt_weight("position_embeddings", torch.zeros(1, 64, 24), (32, 32, 40)) is None
     assert embedding.adapt_weight("position_embeddings", torch.zeros(1, 512, 12)) is None
     assert embedding.adapt_weight("patch_embeddings.weight", torch.zeros(1, 512, 24)) is None
 

@@ -39,6 +39,17 @@ def test_the_air_between_the_body_and_the_table_is_outside() -> None:
     assert (marked["label"][:, :, 1] == 0).all()
 
 
+def test_so_is_the_air_beside_the_place_where_the_back_touches_the_table() -> None:
+    image = torch.full((1, 13, 13, 5), -1000.0)
+    image[:, 3:10, 5:12] = 40  # the body
+    image[:, 6, 8] = -800  # its lung, behind a wall of three voxels
+    image[:, :, 1] = 0  # the table
+    image[:, 6, 2:5] = 0  # what holds the body up
+    marked = MarkOutsideBodyd(keys="label")({"image": image, "label": torch.zeros(1, 13, 13, 5, dtype=torch.uint8)})
+    assert (marked["label"][:, 3:10, 5:12] == 0).all()
+    assert (marked["label"][:, [3, 4, 8, 9], 2:4] == CERTAIN_BACKGROUND).all()
+
+
 def test_masks_are_cleared_in_the_air_around_the_body_only() -> None:
     image = torch.full((1, 9, 9, 3), -1000.0)
     image[:, 2:7, 2:7] = 40

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.data.cases import case_id
 from common.data.phantom.generate import check_seed, grid_of, phantom
-from common.data.phantom.lesion_classes import LesionClasses
+from common.data.phantom.lesion_classes import PREFIX, LesionClasses
 from common.data.structures import ALL_STRUCTURES
 from common.errors import InputError
 from common.files import write_json, written_beside
@@ -61,7 +61,8 @@ def write_phantoms(
         The folder.
 
     Raises:
-        InputError: when an argument cannot be used or the folder cannot be written.
+        InputError: when an argument cannot be used, the folder cannot be written, or a user's ``classes.csv`` in it
+            describes phantoms that would be replaced.
     """
     counts = {"unlabelled": n_unlabelled, "labelled": n_labelled, "test": n_test}
     for name, n in counts.items():
@@ -84,7 +85,7 @@ def write_phantoms(
         for name, folder in (("labelled", "Tr"), ("unlabelled", "Un"), ("test", "Ts")):
             for i in range(counts[name]):
                 number = _FIRST_SEED[name] + i
-                case = f"phantom_{number:04d}"
+                case = f"{PREFIX}{number:04d}"
                 image = out / f"images{folder}" / f"{case}.nii.gz"
                 label = None if name == "unlabelled" else out / f"labels{folder}" / f"{case}.nii.gz"
                 _write_case(image, label, number + _SEEDS_APART * int(seed), shape, spacing, classes)
