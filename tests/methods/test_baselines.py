@@ -27,6 +27,20 @@ OWN = {
     "moco": (16, 0.0, *ENCODER),
     "byol": (16, 0.0, *ENCODER),
 }
+PATCHES = {"patch_size", "mask_ratio"}
+# the settings that change it, all that a run of it records
+USED = {
+    "ae": set(),
+    "dae": {"noise_sd"},
+    "mae": PATCHES,
+    "simmim": PATCHES,
+    "maskfeat": PATCHES,
+    "cmae": {*PATCHES, "momentum", "temperature"},
+    "simclr": {"view_share", "temperature"},
+    "moco": {"view_share", "momentum", "temperature", "queue_size"},
+    "byol": {"view_share", "momentum"},
+}
+KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}
 SETTINGS = ("patch_size", "mask_ratio", "transfer_parts", "fresh_parts")
 MASKING = ("mae", "simmim", "maskfeat", "cmae")
 
@@ -44,7 +58,10 @@ def test_each_brings_its_own_settings_into_both_stages(name: str) -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), "baseline": name}) for c in ("train", "pretrain"))
     assert tuple(train.get_parsed_content(setting) for setting in SETTINGS) == OWN[name]
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == OWN[name][1]
-    assert pretrain.get_parsed_content("settings#corruption") == [name, *OWN[name][:2], 0.1]
+    recorded = pretrain.get_parsed_content("settings")["baseline"]
+    own = dict(zip(SETTINGS, OWN[name], strict=True))
+    assert recorded.items() <= {**KNOBS, **own, "name": name}.items()
+    assert set(recorded) == {"name", *USED[name]}
 
 
 def test_a_setting_that_is_given_wins() -> None:
@@ -52,7 +69,8 @@ def test_a_setting_that_is_given_wins() -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), **given}) for c in ("train", "pretrain"))
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == 0.3
     assert train.get_parsed_content("settings#transfer_parts") == ["encoder", "decoder"]
-    assert pretrain.get_parsed_content("settings#corruption") == ["simmim", 8, 0.3, 0.1]
+    recorded = pretrain.get_parsed_content("settings")["baseline"]
+    assert recorded == {"name": "simmim", "patch_size": 8, "mask_ratio": 0.3}
 
 
 @pytest.mark.parametrize("name", MASKING)
