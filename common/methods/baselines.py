@@ -13,11 +13,13 @@ from common.errors import InputError
 from common.methods.autoencoder import Autoencoder, ReconstructionLoss
 from common.methods.byol import BYOL, BYOLLoss
 from common.methods.cmae import CMAE, CMAELoss
+from common.methods.dino import DINO, DINOLoss
 from common.methods.distortion import RandomView
 from common.methods.maskfeat import MaskFeat, MaskFeatLoss
 from common.methods.moco import MoCo, MoCoLoss
 from common.methods.simclr import SimCLR, SimCLRLoss
 from common.methods.simmim import SimMIM
+from common.methods.swav import SwAV, SwAVLoss
 from common.networks.mit_unet import MixTransformerUNet
 
 
@@ -36,6 +38,7 @@ class _Baseline:
 _USUAL: dict[str, Any] = {
     "patch_size": 16,
     "mask_ratio": 0.75,
+    "n_prototypes": 0,
     "transfer_parts": ["encoder", "decoder"],
     "fresh_parts": ["head"],
 }
@@ -68,6 +71,20 @@ _BASELINES: dict[str, _Baseline] = {
     "simclr": _Baseline(SimCLR, SimCLRLoss, ("view_share",), ("temperature",), own=_VIEWS),
     "moco": _Baseline(MoCo, MoCoLoss, ("view_share", "momentum"), ("temperature", "queue_size"), own=_VIEWS),
     "byol": _Baseline(BYOL, BYOLLoss, ("view_share", "momentum"), own=_VIEWS),
+    "dino": _Baseline(
+        DINO,
+        DINOLoss,
+        ("view_share", "momentum", "n_prototypes"),
+        ("temperature", "n_prototypes"),
+        own={**_VIEWS, "n_prototypes": 4096},
+    ),
+    "swav": _Baseline(
+        SwAV,
+        SwAVLoss,
+        ("view_share", "n_prototypes"),
+        ("temperature", "queue_size"),
+        own={**_VIEWS, "n_prototypes": 512},
+    ),
 }
 BASELINES = tuple(_BASELINES)
 
@@ -77,8 +94,8 @@ def baseline_setting(name: str, setting: str) -> Any:
 
     Args:
         name: one of :data:`BASELINES`.
-        setting: ``"patch_size"``, ``"mask_ratio"`` (0 where nothing is masked), ``"transfer_parts"`` or
-            ``"fresh_parts"``.
+        setting: ``"patch_size"``, ``"mask_ratio"`` (0 where nothing is masked), ``"n_prototypes"`` (0 where there are
+            none), ``"transfer_parts"`` or ``"fresh_parts"``.
 
     Raises:
         InputError: for an unknown name.
@@ -106,6 +123,7 @@ def baseline_method(
     noise_sd: float = 0.1,
     view_share: float = 0.2,
     momentum: float | None = None,
+    n_prototypes: int | None = None,
     **further: Any,
 ) -> nn.Module:
     """The method of that name, with those of the settings that it takes.
@@ -117,6 +135,7 @@ def baseline_method(
         noise_sd: of ``dae``.
         view_share: of those that compare views: smallest share of the image that a view shows.
         momentum: of those with a teacher; ``None`` is the paper's.
+        n_prototypes: of ``dino`` and ``swav``, see :func:`baseline_setting`.
         further: arguments of that method alone, such as ``max_shift`` of :class:`common.methods.cmae.CMAE`.
 
     Raises:
@@ -129,6 +148,7 @@ def baseline_method(
         "noise_sd": noise_sd,
         "view_share": view_share,
         "momentum": momentum,
+        "n_prototypes": n_prototypes,
     }
     settings = _taken(baseline.of_method, given)
     if "view_share" in settings:
@@ -136,20 +156,28 @@ def baseline_method(
     return baseline.method(network, **settings, **further)
 
 
-def baseline_loss(*, name: str, temperature: float | None = None, queue_size: int = 1024, **further: Any) -> nn.Module:
+def baseline_loss(
+    *,
+    name: str,
+    temperature: float | None = None,
+    queue_size: int = 1024,
+    n_prototypes: int | None = None,
+    **further: Any,
+) -> nn.Module:
     """The loss of the method of that name, with those of the settings that it takes.
 
     Args:
         name: one of :data:`BASELINES`.
         temperature: of those that contrast; ``None`` is the paper's.
-        queue_size: of ``moco``.
+        queue_size: of ``moco`` and ``swav``.
+        n_prototypes: of ``dino``, the same as its method's.
         further: arguments of that loss alone, such as ``contrastive_weight`` of CMAE's.
 
     Raises:
         ValueError: for an unknown name, or what the loss refuses.
     """
     baseline = _known(name)
-    given = {"temperature": temperature, "queue_size": queue_size}
+    given = {"temperature": temperature, "queue_size": queue_size, "n_prototypes": n_prototypes}
     return baseline.loss(**_taken(baseline.of_loss, given), **further)
 
 

@@ -26,6 +26,8 @@ OWN = {
     "simclr": (16, 0.0, *ENCODER),
     "moco": (16, 0.0, *ENCODER),
     "byol": (16, 0.0, *ENCODER),
+    "dino": (16, 0.0, *ENCODER),
+    "swav": (16, 0.0, *ENCODER),
 }
 PATCHES = {"patch_size", "mask_ratio"}
 # the settings that change it, all that a run of it records
@@ -39,8 +41,11 @@ USED = {
     "simclr": {"view_share", "temperature"},
     "moco": {"view_share", "momentum", "temperature", "queue_size"},
     "byol": {"view_share", "momentum"},
+    "dino": {"view_share", "momentum", "temperature", "n_prototypes"},
+    "swav": {"view_share", "temperature", "queue_size", "n_prototypes"},
 }
 KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}
+PROTOTYPES = {"dino": 4096, "swav": 512}
 SETTINGS = ("patch_size", "mask_ratio", "transfer_parts", "fresh_parts")
 MASKING = ("mae", "simmim", "maskfeat", "cmae")
 
@@ -59,7 +64,7 @@ def test_each_brings_its_own_settings_into_both_stages(name: str) -> None:
     assert tuple(train.get_parsed_content(setting) for setting in SETTINGS) == OWN[name]
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == OWN[name][1]
     recorded = pretrain.get_parsed_content("settings")["baseline"]
-    own = dict(zip(SETTINGS, OWN[name], strict=True))
+    own = {**dict(zip(SETTINGS, OWN[name], strict=True)), "n_prototypes": PROTOTYPES.get(name)}
     assert recorded.items() <= {**KNOBS, **own, "name": name}.items()
     assert set(recorded) == {"name", *USED[name]}
 
