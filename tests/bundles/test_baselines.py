@@ -15,7 +15,7 @@ from tests.bundles.running import assert_same_weights, copy_bundle, interrupted,
 def test_pretrained_interrupted_and_resumed_equals_uninterrupted_and_is_transferred(
     baseline: str, phantom_dir: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit, slow copies, queues and centres with it; and fine-tuning takes the parts that the baseline has trained."""
+    """Bit for bit, with slow copies, queues and centres; and fine-tuning takes the parts that the baseline has trained."""
     whole, parts = (copy_bundle("baselines", tmp_path / part) for part in ("whole", "parts"))
     settings = {"dataset_dir": str(phantom_dir), "baseline": baseline}
     run(whole, "train", **settings, epochs=1)
