@@ -17,9 +17,11 @@ from common.methods.dino import DINO, DINOLoss
 from common.methods.distortion import RandomView
 from common.methods.maskfeat import MaskFeat, MaskFeatLoss
 from common.methods.moco import MoCo, MoCoLoss
+from common.methods.restoration import Restoration
 from common.methods.simclr import SimCLR, SimCLRLoss
 from common.methods.simmim import SimMIM
 from common.methods.swav import SwAV, SwAVLoss
+from common.methods.tang import Tang, TangLoss
 from common.networks.mit_unet import MixTransformerUNet
 
 
@@ -85,6 +87,8 @@ _BASELINES: dict[str, _Baseline] = {
         ("temperature", "queue_size"),
         own={**_VIEWS, "n_prototypes": 512},
     ),
+    "tang": _Baseline(Tang, TangLoss, (), ("temperature",), own=_VIEWS),
+    "restoration": _Baseline(Restoration, partial(ReconstructionLoss, kind="mse", where="all"), own=_NO_PATCHES),
 }
 BASELINES = tuple(_BASELINES)
 

@@ -11,11 +11,11 @@ from tests.bundles.running import assert_same_weights, copy_bundle, interrupted,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav"])
+@pytest.mark.parametrize("baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav", "tang", "restoration"])
 def test_pretrained_interrupted_and_resumed_equals_uninterrupted_and_is_transferred(
     baseline: str, phantom_dir: Path, tmp_path: Path
 ) -> None:
-    """Bit for bit, with slow copies, queues and centres; and fine-tuning takes the parts that the baseline has trained."""
+    """Bit for bit, with slow copies, queues and centres; and fine-tuning takes what the baseline has trained."""
     whole, parts = (copy_bundle("baselines", tmp_path / part) for part in ("whole", "parts"))
     settings = {"dataset_dir": str(phantom_dir), "baseline": baseline}
     run(whole, "train", **settings, epochs=1)

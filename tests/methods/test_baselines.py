@@ -28,6 +28,8 @@ OWN = {
     "byol": (16, 0.0, *ENCODER),
     "dino": (16, 0.0, *ENCODER),
     "swav": (16, 0.0, *ENCODER),
+    "tang": (16, 0.0, *ENCODER),
+    "restoration": (16, 0.0, *BOTH),
 }
 PATCHES = {"patch_size", "mask_ratio"}
 # the settings that change it, all that a run of it records
@@ -43,6 +45,8 @@ USED = {
     "byol": {"view_share", "momentum"},
     "dino": {"view_share", "momentum", "temperature", "n_prototypes"},
     "swav": {"view_share", "temperature", "queue_size", "n_prototypes"},
+    "tang": {"temperature"},
+    "restoration": set(),
 }
 KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}
 PROTOTYPES = {"dino": 4096, "swav": 512}
