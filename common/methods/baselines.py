@@ -15,6 +15,7 @@ from common.methods.byol import BYOL, BYOLLoss
 from common.methods.cmae import CMAE, CMAELoss
 from common.methods.dino import DINO, DINOLoss
 from common.methods.distortion import RandomView
+from common.methods.hybmim import HybMIM, HybMIMLoss
 from common.methods.maskfeat import MaskFeat, MaskFeatLoss
 from common.methods.moco import MoCo, MoCoLoss
 from common.methods.restoration import Restoration
@@ -70,6 +71,7 @@ _BASELINES: dict[str, _Baseline] = {
     ),
     "maskfeat": _Baseline(MaskFeat, MaskFeatLoss, _PATCHES, own={"mask_ratio": 0.4, **_ENCODER_ALONE}),
     "cmae": _Baseline(CMAE, CMAELoss, (*_PATCHES, "momentum"), ("temperature",)),
+    "hybmim": _Baseline(HybMIM, HybMIMLoss, _PATCHES, ("temperature",), own={"mask_ratio": 0.4}),
     "simclr": _Baseline(SimCLR, SimCLRLoss, ("view_share",), ("temperature",), own=_VIEWS),
     "moco": _Baseline(MoCo, MoCoLoss, ("view_share", "momentum"), ("temperature", "queue_size"), own=_VIEWS),
     "byol": _Baseline(BYOL, BYOLLoss, ("view_share", "momentum"), own=_VIEWS),

@@ -11,7 +11,9 @@ from tests.bundles.running import assert_same_weights, copy_bundle, interrupted,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav", "tang", "restoration"])
+@pytest.mark.parametrize(
+    "baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav", "tang", "restoration", "hybmim"]
+)
 def test_pretrained_interrupted_and_resumed_equals_uninterrupted_and_is_transferred(
     baseline: str, phantom_dir: Path, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ OWN = {
     "swav": (16, 0.0, *ENCODER),
     "tang": (16, 0.0, *ENCODER),
     "restoration": (16, 0.0, *BOTH),
+    "hybmim": (16, 0.4, *BOTH),
 }
 PATCHES = {"patch_size", "mask_ratio"}
 # the settings that change it, all that a run of it records
@@ -47,6 +48,7 @@ USED = {
     "swav": {"view_share", "temperature", "queue_size", "n_prototypes"},
     "tang": {"temperature"},
     "restoration": set(),
+    "hybmim": {*PATCHES, "temperature"},
 }
 KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}
 PROTOTYPES = {"dino": 4096, "swav": 512}
@@ -82,7 +84,7 @@ def test_a_setting_that_is_given_wins() -> None:
     assert recorded == {"name": "simmim", "patch_size": 8, "mask_ratio": 0.3}
 
 
-@pytest.mark.parametrize("name", MASKING)
+@pytest.mark.parametrize("name", [*MASKING, "hybmim"])
 def test_those_that_mask_refuse_to_hide_nothing(name: str) -> None:
     with pytest.raises(ValueError, match="mask_ratio: it is 0, which hides nothing"):
         baseline_method(network(), name=name, patch_size=16, mask_ratio=0)
