@@ -6,6 +6,8 @@ Source: Zhou et al., Medical Image Analysis 2021 (arXiv 2004.07882) and its rele
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -95,7 +97,7 @@ def _painted(
     image: Tensor, shortest: list[int], longest: list[int], *, at_least: int, generator: torch.Generator
 ) -> Tensor:
     shape = image.shape[2:]
-    sizes = {"shortest": shortest, "longest": longest, "margin": _MARGIN}
+    sizes: dict[str, Any] = {"shortest": shortest, "longest": longest, "margin": _MARGIN}
     boxes = random_boxes(len(image), _BOXES, shape, **sizes, generator=generator, device=image.device)
     another = torch.rand(len(image), _BOXES, generator=generator, device=image.device) < _ANOTHER
     another = torch.cat([another.new_ones(len(image), at_least), another[:, at_least:]], dim=1)

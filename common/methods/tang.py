@@ -117,7 +117,7 @@ class Tang(nn.Module):
         generator, shape = self.masks.on(image.device), list(image.shape[2:])
         if shape[0] != shape[1]:
             raise ValueError(f"roi_size: got {shape}. What is turned must be square: make the first two axes equal.")
-        drawn = {"generator": generator, "device": image.device}
+        drawn: dict[str, Any] = {"generator": generator, "device": image.device}
         quarters = torch.randint(_TURNS, (len(image),), **drawn)
         turned = turn(image, quarters)
         noisy, foreign = (cutouts(len(image), shape, max_share=self.max_share, **drawn) for _ in range(2))
