@@ -69,7 +69,7 @@ def test_each_brings_its_own_settings_into_both_stages(name: str) -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), "baseline": name}) for c in ("train", "pretrain"))
     assert tuple(train.get_parsed_content(setting) for setting in SETTINGS) == OWN[name]
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == OWN[name][1]
-    recorded = pretrain.get_parsed_content("settings")["baseline"]
+    recorded = pretrain.get_parsed_content("settings#baseline")
     own = {**dict(zip(SETTINGS, OWN[name], strict=True)), "n_prototypes": PROTOTYPES.get(name)}
     assert recorded.items() <= {**KNOBS, **own, "name": name}.items()
     assert set(recorded) == {"name", *USED[name]}
@@ -80,7 +80,7 @@ def test_a_setting_that_is_given_wins() -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), **given}) for c in ("train", "pretrain"))
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == 0.3
     assert train.get_parsed_content("settings#transfer_parts") == ["encoder", "decoder"]
-    recorded = pretrain.get_parsed_content("settings")["baseline"]
+    recorded = pretrain.get_parsed_content("settings#baseline")
     assert recorded == {"name": "simmim", "patch_size": 8, "mask_ratio": 0.3}
 
 
