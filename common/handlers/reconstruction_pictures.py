@@ -20,8 +20,9 @@ class ReconstructionPictures:
 
     Reads the forward contract of :mod:`common.methods`: ``reconstruction``, ``target`` (V, B, C, *S), ``mask``
     (V, B, 1, *S) and ``fill``, the input in ``image`` where it is not the target, the masks in ``regions``, and what is
-    in ``images`` and ``maps``; the first sample of the batch is drawn, one row per view. Where a method reconstructs
-    nothing, the rows are the image and what each of its ``views`` shows of it.
+    in ``images`` and ``maps``; the first sample of the batch is drawn, one row per view. An input that is not the
+    target and of which nothing is hidden is drawn once. Where a method reconstructs nothing, the rows are the image and
+    what each of its ``views`` shows of it.
 
     Args:
         output_dir: receives ``reconstruction_epoch_0001.png`` and so on, and ``reconstruction.png``, the newest.
@@ -82,9 +83,10 @@ def picture_rows(
         wanted, hidden, made = (x[v, 0].detach().float().cpu() for x in (target, mask, reconstruction))
         image = outputs["image"][v, 0].detach().float().cpu() if "image" in outputs else wanted
         title = titles.get(v, f"view {v + 1}")
+        masked = torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)).cpu(), image)
         images = {
             "input": image,
-            "masked input": torch.where(hidden.bool(), torch.as_tensor(outputs.get("fill", 0.0)).cpu(), image),
+            **({"masked input": masked} if "image" not in outputs or hidden.any() else {}),
             **({"target": wanted} if "image" in outputs else {}),
             "reconstruction": made,
             "absolute error": (made - wanted).abs(),

@@ -137,6 +137,12 @@ def gather_embeddings(embeddings: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def own_rows(n: int) -> slice:
+    """Where this rank's ``n`` embeddings stand in what :func:`gather_embeddings` returns."""
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return slice(rank * n, (rank + 1) * n)
+
+
 class SymmetricContrastiveLoss(nn.Module):
     """ISD-MAE's contrast of the two views, :func:`clip_loss`, with what small batches need.
 

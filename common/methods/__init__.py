@@ -5,7 +5,7 @@ views that the method makes of an image:
 
 - ``reconstruction`` (V, B, C, *S): what the network made of each view;
 - ``target`` (V, B, C, *S): what it should have made (an expanded view of the image, no copy, where all are the same);
-- ``image`` (V, B, C, *S): what was masked, where that is not the target;
+- ``image`` (V, B, C, *S): what was masked, or what the network saw, where that is not the target;
 - ``mask`` (V, B, 1, *S): ``True`` where the view hid the image; ``fill``: the value put there;
   Where the target is no image, the method's ``draw(outputs)`` adds ``reconstruction`` and ``target`` for pictures;
 - in place of these four, where nothing is reconstructed: ``image`` (V, B, C, *S), an expanded view, and ``views``

@@ -72,6 +72,7 @@ def random_crop(
     dims: int,
     *,
     min_share: float = 0.2,
+    max_share: float = 1.0,
     aspect: float = 4 / 3,
     flip_axes: Sequence[int] = (),
     generator: torch.Generator | None = None,
@@ -82,7 +83,7 @@ def random_crop(
     Args:
         batch_size: B.
         dims: d, spatial axes of the image.
-        min_share: smallest share of the image's area or volume; drawn uniformly between it and 1.
+        min_share, max_share: smallest and largest share of the image's area or volume; drawn uniformly in between.
         aspect: largest ratio of a box's edges, in parts of the image's edges. An edge is never longer than the image's,
             so that the largest boxes may fall a little short of their share.
         flip_axes: spatial axes along which half of the boxes are mirrored.
@@ -93,7 +94,7 @@ def random_crop(
         (B, d, d + 1), what :func:`warp` takes.
     """
     drawn = torch.rand(3, batch_size, dims, generator=generator, device=device)
-    share = min_share + (1 - min_share) * torch.rand(batch_size, 1, generator=generator, device=device)
+    share = min_share + (max_share - min_share) * torch.rand(batch_size, 1, generator=generator, device=device)
     stretch = math.log(aspect) * (drawn[0] - drawn[0].mean(1, keepdim=True))
     edges = (share.log() / dims + stretch).exp().clamp(max=1)
     centre = (1 - edges) * (2 * drawn[1] - 1)
@@ -103,14 +104,14 @@ def random_crop(
     return torch.cat([torch.diag_embed(edges.flip(1)), centre.flip(1)[..., None]], dim=2)
 
 
-def warp(image: Tensor, transform: Tensor, *, beyond: str = "zeros") -> Tensor:
-    """Image (B, C, *S) under transforms (B, d, d + 1), linearly interpolated.
+def warp(image: Tensor, transform: Tensor, *, beyond: str = "zeros", shape: Sequence[int] | None = None) -> Tensor:
+    """Image (B, C, *S) under transforms (B, d, d + 1), linearly interpolated, at its own size or at ``shape``.
 
     ``beyond`` the border lie ``"zeros"`` (TCS-MAE's released code) or the values of the ``"border"``.
     """
     with torch.autocast(device_type=image.device.type, enabled=False):
         image = image.float()
-        grid = F.affine_grid(transform, list(image.shape), align_corners=False)
+        grid = F.affine_grid(transform, [*image.shape[:2], *(shape or image.shape[2:])], align_corners=False)
         return F.grid_sample(image, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
 
 

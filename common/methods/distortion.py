@@ -1,6 +1,6 @@
 """Random windows, blur and noise of a batch on its device, and the views that contrastive methods make with them.
 
-Sources: SimCLR (arXiv 2002.05709), MoCo v2 (arXiv 2003.04297) and BYOL (arXiv 2006.07733), and
+Sources: SimCLR (arXiv 2002.05709), MoCo v2 (arXiv 2003.04297), BYOL (arXiv 2006.07733) and DINO (arXiv 2104.14294), and
 the code published with them. CT has windows in place of colours: brightness and contrast become a window's level and
 width; grey-scale, hue, saturation and solarisation have no counterpart.
 """
@@ -76,12 +76,13 @@ def random_noise(image: Tensor, *, sd: float, generator: torch.Generator | None 
 
 
 class RandomView:
-    """A random part of each image at the image's size, mirrored, in another window, blurred and noisy.
+    """A random part of each image at the image's size or another, mirrored, in another window, blurred and noisy.
 
-    Defaults are those of MoCo v2's code, for all three methods alike.
+    Defaults are those of MoCo v2's code, for all methods alike.
 
     Args:
         min_share: smallest share of the image that a view shows: 0.2 in MoCo v2, 0.08 in SimCLR and BYOL.
+        max_share: largest share.
         aspect: see :func:`common.methods.augmentation.random_crop`.
         flip_axes: spatial axes to mirror along; ``None`` is all but the first. Views that agree whether they are
             mirrored or not would teach the network that left and right are alike, and structures have sides.
@@ -99,6 +100,7 @@ class RandomView:
         self,
         *,
         min_share: float = 0.2,
+        max_share: float = 1.0,
         aspect: float = 4 / 3,
         flip_axes: Sequence[int] | None = None,
         width: float = 0.4,
@@ -108,8 +110,11 @@ class RandomView:
         blur_probability: float = 0.5,
         noise_sd: float = 0.05,
     ) -> None:
-        if not (0 < min_share <= 1 and aspect >= 1):
-            raise ValueError(f"min_share, aspect: got {min_share} and {aspect}. Give a share above 0, and 1 or more.")
+        if not (0 < min_share <= max_share <= 1 and aspect >= 1):
+            raise ValueError(
+                f"min_share, max_share, aspect: got {min_share}, {max_share} and {aspect}. Give shares above 0 and at "
+                "most 1, the smallest first, and 1 or more."
+            )
         if not (0 <= window_probability <= 1 and 0 <= blur_probability <= 1):
             raise ValueError(
                 f"window_probability, blur_probability: got {window_probability} and {blur_probability}. "
@@ -121,6 +126,7 @@ class RandomView:
                 "below 1, and the smallest and the largest sigma."
             )
         self.min_share = min_share
+        self.max_share = max_share
         self.aspect = aspect
         self.flip_axes = flip_axes
         self.width = width
@@ -131,20 +137,21 @@ class RandomView:
         self.noise_sd = noise_sd
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """View float32 (B, C, *S) in [0, 1] of ``image`` (B, C, *S), values in [0, 1]."""
+    def __call__(self, image: Tensor, generator: torch.Generator, *, shape: Sequence[int] | None = None) -> Tensor:
+        """View float32 (B, C, *shape) of ``image`` (B, C, *S), both in [0, 1]; ``shape`` is S where none is given."""
         dims = image.ndim - 2
         box = random_crop(
             len(image),
             dims,
             min_share=self.min_share,
+            max_share=self.max_share,
             aspect=self.aspect,
             flip_axes=range(1, dims) if self.flip_axes is None else self.flip_axes,
             generator=generator,
             device=image.device,
         )
         with torch.autocast(device_type=image.device.type, enabled=False):
-            view = warp(image, box, beyond="border")
+            view = warp(image, box, beyond="border", shape=shape)
             view = random_window(
                 view, width=self.width, level=self.level, probability=self.window_probability, generator=generator
             )

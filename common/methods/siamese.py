@@ -1,4 +1,4 @@
-"""What SimCLR, MoCo v2 and BYOL share: two random views of an image, embedded, and a slow copy that embeds too."""
+"""What SimCLR, MoCo v2, BYOL, DINO and SwAV share: two random views of an image, embedded; also by a slow copy."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Siamese(nn.Module):
         embedding_features: E, length of the embeddings.
         hidden_features: width of the projection head's hidden layer; 0 is as wide as the encoder's deepest map.
         norm: of that layer, see :func:`common.networks.heads.hidden_layer`.
+        projector: a head in place of the one that these three describe.
         view: how views are made; ``None`` is :class:`~common.methods.distortion.RandomView` as it is.
         mask_seed: start of the views' random stream; :meth:`seed_masks` starts it anew.
     """
@@ -39,6 +40,7 @@ class Siamese(nn.Module):
         embedding_features: int = 128,
         hidden_features: int = 0,
         norm: str = "layer",
+        projector: nn.Module | None = None,
         view: RandomView | None = None,
         mask_seed: int = 0,
     ) -> None:
@@ -51,12 +53,16 @@ class Siamese(nn.Module):
         channels = network.encoder.channels[-1]
         self.network = network
         network.freeze_decoder()
-        self.projector = ProjectionHead(
-            spatial_dims=network.spatial_dims,
-            in_channels=channels,
-            out_features=embedding_features,
-            hidden_features=hidden_features or channels,
-            norm=norm,
+        self.projector = (
+            ProjectionHead(
+                spatial_dims=network.spatial_dims,
+                in_channels=channels,
+                out_features=embedding_features,
+                hidden_features=hidden_features or channels,
+                norm=norm,
+            )
+            if projector is None
+            else projector
         )
         self.view = RandomView() if view is None else view
         self.masks = MaskGenerator(mask_seed)

@@ -50,7 +50,7 @@ def test_every_bundle_is_compared_with_the_network_it_fine_tunes(make_plan) -> N
 def test_bundles_of_one_network_share_a_baseline(make_plan) -> None:
     plan = make_plan(methods=("isd_mae", "tcs_mae", "amlp", "baselines"), presets=("baselines/all",))
     arms = plan.by_name
-    rows = ("simmim", "maskfeat", "cmae", "simclr", "moco", "byol")
+    rows = ("simmim", "maskfeat", "cmae", "simclr", "moco", "byol", "dino", "swav", "tang", "restoration", "hybmim")
     names = ("isd_mae", "tcs_mae", "baselines", *(f"baselines.{row}" for row in rows))
     shared = {arms[name].baseline for name in names}
     assert shared == {"scratch MixTransformerUNet"}

@@ -75,3 +75,11 @@ def test_an_input_that_is_not_the_target_and_further_images_have_columns() -> No
     assert torch.equal(images["target"], made["target"][0, 0])
     torch.testing.assert_close(images["absolute error"], torch.full_like(image, 0.1))
     assert torch.equal(images["second view"], made["target"][0, 0] / 2)
+
+
+def test_an_input_of_which_nothing_is_hidden_is_drawn_once() -> None:
+    made = outputs()
+    made["image"], made["mask"] = 1 - made["target"], torch.zeros_like(made["mask"])
+    assert list(picture_rows(made)[0][1]) == ["input", "target", "reconstruction", "absolute error"]
+    del made["image"]  # as in an autoencoder, whose pictures keep their columns
+    assert list(picture_rows(made)[0][1]) == ["input", "masked input", "reconstruction", "absolute error"]

@@ -26,7 +26,32 @@ OWN = {
     "simclr": (16, 0.0, *ENCODER),
     "moco": (16, 0.0, *ENCODER),
     "byol": (16, 0.0, *ENCODER),
+    "dino": (16, 0.0, *ENCODER),
+    "swav": (16, 0.0, *ENCODER),
+    "tang": (16, 0.0, *ENCODER),
+    "restoration": (16, 0.0, *BOTH),
+    "hybmim": (16, 0.4, *BOTH),
 }
+PATCHES = {"patch_size", "mask_ratio"}
+# the settings that change it, all that a run of it records
+USED = {
+    "ae": set(),
+    "dae": {"noise_sd"},
+    "mae": PATCHES,
+    "simmim": PATCHES,
+    "maskfeat": PATCHES,
+    "cmae": {*PATCHES, "momentum", "temperature"},
+    "simclr": {"view_share", "temperature"},
+    "moco": {"view_share", "momentum", "temperature", "queue_size"},
+    "byol": {"view_share", "momentum"},
+    "dino": {"view_share", "momentum", "temperature", "n_prototypes"},
+    "swav": {"view_share", "temperature", "queue_size", "n_prototypes"},
+    "tang": {"temperature"},
+    "restoration": set(),
+    "hybmim": {*PATCHES, "temperature"},
+}
+KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}
+PROTOTYPES = {"dino": 4096, "swav": 512}
 SETTINGS = ("patch_size", "mask_ratio", "transfer_parts", "fresh_parts")
 MASKING = ("mae", "simmim", "maskfeat", "cmae")
 
@@ -44,7 +69,10 @@ def test_each_brings_its_own_settings_into_both_stages(name: str) -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), "baseline": name}) for c in ("train", "pretrain"))
     assert tuple(train.get_parsed_content(setting) for setting in SETTINGS) == OWN[name]
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == OWN[name][1]
-    assert pretrain.get_parsed_content("settings#corruption") == [name, *OWN[name][:2], 0.1]
+    recorded = pretrain.get_parsed_content("settings#baseline")
+    own = {**dict(zip(SETTINGS, OWN[name], strict=True)), "n_prototypes": PROTOTYPES.get(name)}
+    assert recorded.items() <= {**KNOBS, **own, "name": name}.items()
+    assert set(recorded) == {"name", *USED[name]}
 
 
 def test_a_setting_that_is_given_wins() -> None:
@@ -52,10 +80,11 @@ def test_a_setting_that_is_given_wins() -> None:
     train, pretrain = (ConfigParser({**config("baselines", c), **given}) for c in ("train", "pretrain"))
     assert train.get_parsed_content("pretrain_overrides#mask_ratio") == 0.3
     assert train.get_parsed_content("settings#transfer_parts") == ["encoder", "decoder"]
-    assert pretrain.get_parsed_content("settings#corruption") == ["simmim", 8, 0.3, 0.1]
+    recorded = pretrain.get_parsed_content("settings#baseline")
+    assert recorded == {"name": "simmim", "patch_size": 8, "mask_ratio": 0.3}
 
 
-@pytest.mark.parametrize("name", MASKING)
+@pytest.mark.parametrize("name", [*MASKING, "hybmim"])
 def test_those_that_mask_refuse_to_hide_nothing(name: str) -> None:
     with pytest.raises(ValueError, match="mask_ratio: it is 0, which hides nothing"):
         baseline_method(network(), name=name, patch_size=16, mask_ratio=0)

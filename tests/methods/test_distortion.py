@@ -36,6 +36,12 @@ class TestRandomCrop:
         cubes = random_crop(1000, dims, min_share=0.2, aspect=1, generator=generator())[..., :dims]
         assert cubes.diagonal(dim1=1, dim2=2).prod(1).mean() == pytest.approx(0.6, abs=0.02)
 
+    def test_the_largest_share_can_be_less_than_all(self) -> None:
+        boxes = random_crop(1000, 3, min_share=0.05, max_share=0.2, generator=generator())
+        shares = boxes[..., :3].diagonal(dim1=1, dim2=2).prod(1)
+        assert 0.05 - 1e-6 <= shares.min() < 0.06
+        assert 0.19 < shares.max() <= 0.2 + 1e-6
+
     def test_half_are_mirrored_along_the_axes_given_alone(self) -> None:
         boxes = random_crop(1000, 3, flip_axes=(0,), generator=generator())
         signs = boxes[..., :3].diagonal(dim1=1, dim2=2).sign()
@@ -132,6 +138,12 @@ class TestRandomView:
         off = RandomView(min_share=1.0, aspect=1, flip_axes=(), width=0, level=0, blur_probability=0, noise_sd=0)
         torch.testing.assert_close(off(ramp(), generator()), ramp(), atol=1e-5, rtol=0)
 
+    def test_a_view_of_another_size_shows_the_same_part(self) -> None:
+        """Every second voxel's place of a ramp: the mean of two voxels."""
+        off = RandomView(min_share=1.0, aspect=1, flip_axes=(), width=0, level=0, blur_probability=0, noise_sd=0)
+        view = off(ramp(), generator(), shape=(4, 3, 2))
+        torch.testing.assert_close(view, torch.nn.functional.avg_pool3d(ramp(), 2), atol=1e-5, rtol=0)
+
     def test_left_and_right_are_not_mirrored(self) -> None:
         view = RandomView(min_share=1.0, aspect=1, width=0, level=0, blur_probability=0, noise_sd=0)
         image = ramp().expand(40, -1, -1, -1, -1)
@@ -150,6 +162,7 @@ class TestRandomView:
         ("arguments", "message"),
         [
             ({"min_share": 0.0}, "min_share"),
+            ({"min_share": 0.3, "max_share": 0.2}, "max_share"),
             ({"aspect": 0.5}, "aspect"),
             ({"blur_probability": 2.0}, "0 to 1"),
             ({"width": 1.0}, "a width below 1"),
