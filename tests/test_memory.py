@@ -24,6 +24,14 @@ def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
     assert kept.peak < one.peak
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isd_mae", "tcs_mae"])
+def test_no_loss_decides_by_values(name: str) -> None:
+    small = {"roi_size": [32] * 3, "backbone": "b0", "decoder_channels": [4] * 5, "pretrain_batch_size": 1}
+    memory = step_memory(name, "pretrain", {**small, "patch_size": 8} if name == "isd_mae" else small)
+    assert memory.peak > memory.lasting
+
+
 def test_settings_that_are_not_there_are_refused() -> None:
     with pytest.raises(InputError, match="--batchsize: no such setting"):
         step_memory("anatomask", "train", {"batchsize": 1})

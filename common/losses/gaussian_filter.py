@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -79,27 +79,27 @@ def smooth(maps: Tensor, window: Window, *, transposed: bool = False, out: Tenso
 
 def _smooth_by_convolutions(maps: Tensor, window: Window, margin: int, out: Tensor) -> None:
     """One map after the other, which stays in a CPU's cache."""
+    weights = gaussian_window(window.size, window.sigma).float()
     for source, destination in zip(maps, out, strict=True):
         for axis in range(source.ndim - 1):
-            source = _convolved(source, axis, window, margin)
-        _filter_last(source, window, margin, out=destination)
+            source = _convolved(source, axis, weights, margin)
+        _filter_last(source, _numbers(window), margin, out=destination)
 
 
-def _convolved(source: Tensor, axis: int, window: Window, margin: int) -> Tensor:
+def _convolved(source: Tensor, axis: int, weights: Tensor, margin: int) -> Tensor:
     """Filter an axis of a map that is not the last one."""
     before, size, after = source.shape[:axis], source.shape[axis], source.shape[axis + 1 :]
     channels = math.prod(after)
     image = source.reshape(-1, 1, size, channels).permute(0, 3, 1, 2)
-    weights = _weights(window).expand(channels, 1, 1, -1)
-    filtered = F.conv2d(image, weights, padding=(0, margin), groups=channels)
+    filtered = F.conv2d(image, weights.expand(channels, 1, 1, -1), padding=(0, margin), groups=channels)
     return filtered.permute(0, 2, 3, 1).reshape(*before, -1, *after)
 
 
-def _filter_last(source: Tensor, window: Window, margin: int, out: Tensor) -> None:
+def _filter_last(source: Tensor, weights: Sequence[float], margin: int, out: Tensor) -> None:
     """Filter the last axis of a map into ``out``."""
     n_in, n_out = source.shape[-1], out.shape[-1]
     out.zero_()
-    for i, weight in enumerate(_weights(window).tolist()):
+    for i, weight in enumerate(weights):
         # output voxel o takes input voxel o + shift
         shift = i - margin
         start, stop = max(0, -shift), min(n_out, n_in - shift)
@@ -119,18 +119,19 @@ def _smooth_by_products(maps: Tensor, window: Window, margin: int, out: Tensor) 
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(window: Window) -> Tensor:
-    """Weights (size,) on the CPU, float32."""
-    # a tensor made in inference mode could not take part in training later
-    with torch.inference_mode(False):
-        return gaussian_window(window.size, window.sigma).float()
+def _numbers(window: Window) -> tuple[float, ...]:
+    """Weights of a window as numbers, which no tensor has to be read for."""
+    offsets = [i - (window.size - 1) / 2 for i in range(window.size)]
+    heights = [math.exp(-0.5 * (offset / window.sigma) ** 2) for offset in offsets]
+    return tuple(height / math.fsum(heights) for height in heights)
 
 
 @functools.lru_cache(maxsize=256)
 def _matrix(size: int, window: Window, margin: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The filter of an axis of ``size`` voxels as a banded matrix (size, filtered size)."""
+    # a tensor made in inference mode could not take part in training later
     with torch.inference_mode(False):
         matrix = torch.zeros(size, size + 2 * margin - window.size + 1, dtype=torch.float64)
-        for i, weight in enumerate(gaussian_window(window.size, window.sigma)):
+        for i, weight in enumerate(_numbers(window)):
             matrix.diagonal(margin - i).fill_(weight)
         return matrix.to(device=device, dtype=dtype)
