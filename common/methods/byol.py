@@ -37,7 +37,7 @@ class BYOL(SlowSiamese):
         momentum: float = 0.996,
         embedding_features: int = 256,
         hidden_features: int = 4096,
-        norm: str = "layer",
+        norm: str = "batch",
         **further: Any,
     ) -> None:
         heads: dict[str, Any] = {"embedding_features": embedding_features, "hidden_features": hidden_features}
@@ -55,13 +55,13 @@ class BYOL(SlowSiamese):
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
-        embeddings = torch.stack([self.embed(view) for view in views])
+        embeddings = self.embed(*views)
         return self.outputs(
             image,
             views,
-            embeddings,
-            predicted_embeddings=self.predictor(embeddings).float(),
-            teacher_embeddings=torch.stack([self.teacher(view) for view in views]),
+            embeddings.unflatten(0, (2, -1)),
+            predicted_embeddings=self.predictor(embeddings).float().unflatten(0, (2, -1)),
+            teacher_embeddings=self.teacher(*views).unflatten(0, (2, -1)),
         )
 
 

@@ -32,6 +32,8 @@ class DINO(MultiCrop, SlowSiamese):
         n_prototypes: K.
         teacher_temperature: of the teacher's distribution, at the start and after ``warm_up``.
         warm_up: share of the training in which it rises.
+        norm: of the head's hidden layers, see :func:`common.networks.heads.hidden_layer`. The released code has none
+            unless asked for batch norm.
         network, local_views, freeze, further: see :class:`~common.methods.multi_crop.MultiCrop`.
 
     Raises:
@@ -50,6 +52,7 @@ class DINO(MultiCrop, SlowSiamese):
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
         warm_up: float = 0.1,
         freeze: float = 0.01,
+        norm: str = "none",
         **further: Any,
     ) -> None:
         if not (len(teacher_temperature) == 2 and min(teacher_temperature) > 0 and 0 <= warm_up <= 1):
@@ -63,6 +66,7 @@ class DINO(MultiCrop, SlowSiamese):
             out_features=embedding_features,
             hidden_features=hidden_features,
             hidden_layers=2,
+            norm=norm,
             activation="gelu",
         )
         for layer in projection.modules():
@@ -107,7 +111,7 @@ class DINO(MultiCrop, SlowSiamese):
             views,
             embeddings,
             scores=scores,
-            teacher_scores=torch.stack([self.teacher(view) for view in views]),
+            teacher_scores=self.teacher(*views).unflatten(0, (2, -1)),
             teacher_temperature=self.teacher_temperature(),
         )
 

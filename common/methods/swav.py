@@ -42,7 +42,7 @@ class SwAV(MultiCrop):
         n_prototypes: int = 512,
         local_views: int = 6,
         freeze: float = 0.005,
-        norm: str = "layer",
+        norm: str = "batch",
         **further: Any,
     ) -> None:
         projection = ProjectionHead(
