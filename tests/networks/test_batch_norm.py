@@ -36,9 +36,13 @@ def test_tells_cases_apart_that_differ_little() -> None:
     torch.testing.assert_close(made, torch.tensor([[-1.0], [1.0]]), atol=0.01, rtol=0)
 
 
-def test_a_single_case_becomes_the_bias() -> None:
+def test_a_single_case_becomes_the_bias_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     made = norm(3)
-    torch.testing.assert_close(made(torch.rand(1, 3)), made.bias.detach()[None])
+    made(torch.rand(2, 3))
+    assert caplog.messages == []
+    for _ in range(2):
+        torch.testing.assert_close(made(torch.rand(1, 3)), made.bias.detach()[None])
+    assert len(caplog.messages) == 1
 
 
 def test_several_processes_have_values_and_gradients_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
