@@ -21,8 +21,9 @@ from common.networks.mit_unet import MixTransformerUNet
 class BYOL(SlowSiamese):
     """Embeds both views with the network and with its teacher, and predicts the one from the other.
 
-    A constant embedding would be a solution; what keeps the network from it is the predictor and the slow teacher. Look
-    at ``embedding_spread``: below a tenth of ``1 / sqrt(E)`` it has collapsed.
+    A constant embedding would be a solution; what keeps the network from it is the predictor, the slow teacher, and the
+    batch norms. Look at ``embedding_spread``: below a tenth of ``1 / sqrt(E)`` it has collapsed. A batch of one image
+    has its own two views to compare, and nothing to learn from them.
 
     Args:
         momentum: share of the teacher that an update keeps at the start; at the end it keeps all.
