@@ -21,8 +21,9 @@ from common.networks.mit_unet import MixTransformerUNet
 class BYOL(SlowSiamese):
     """Embeds both views with the network and with its teacher, and predicts the one from the other.
 
-    A constant embedding would be a solution; what keeps the network from it is the predictor and the slow teacher. Look
-    at ``embedding_spread``: below a tenth of ``1 / sqrt(E)`` it has collapsed.
+    A constant embedding would be a solution; what keeps the network from it is the predictor, the slow teacher, and the
+    batch norms. Look at ``embedding_spread``: below a tenth of ``1 / sqrt(E)`` it has collapsed. A batch of one image
+    has its own two views to compare, and nothing to learn from them.
 
     Args:
         momentum: share of the teacher that an update keeps at the start; at the end it keeps all.
@@ -37,7 +38,7 @@ class BYOL(SlowSiamese):
         momentum: float = 0.996,
         embedding_features: int = 256,
         hidden_features: int = 4096,
-        norm: str = "layer",
+        norm: str = "batch",
         **further: Any,
     ) -> None:
         heads: dict[str, Any] = {"embedding_features": embedding_features, "hidden_features": hidden_features}
@@ -55,13 +56,13 @@ class BYOL(SlowSiamese):
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
-        embeddings = torch.stack([self.embed(view) for view in views])
+        embeddings = self.embed(*views)
         return self.outputs(
             image,
             views,
-            embeddings,
-            predicted_embeddings=self.predictor(embeddings).float(),
-            teacher_embeddings=torch.stack([self.teacher(view) for view in views]),
+            embeddings.unflatten(0, (2, -1)),
+            predicted_embeddings=self.predictor(embeddings).float().unflatten(0, (2, -1)),
+            teacher_embeddings=self.teacher(*views).unflatten(0, (2, -1)),
         )
 
 

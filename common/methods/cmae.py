@@ -42,6 +42,8 @@ class CMAE(nn.Module):
         feature_depth: transformer blocks of the feature decoder.
         embedding_features: E, length of an embedding.
         hidden_features: width of the hidden layer of projector and predictor.
+        norm: of that layer, see :func:`common.networks.heads.hidden_layer`; as in the released code, the network's
+            embeddings and those of the slow copy are normalised each by themselves.
         mask_seed: start of the random stream of masks and views; :meth:`seed_masks` starts it anew.
 
     Raises:
@@ -61,6 +63,7 @@ class CMAE(nn.Module):
         feature_depth: int = 2,
         embedding_features: int = 256,
         hidden_features: int = 1536,
+        norm: str = "batch",
         mask_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -81,9 +84,9 @@ class CMAE(nn.Module):
             in_channels=channels,
             out_features=embedding_features,
             hidden_features=hidden_features,
-            norm="layer",
+            norm=norm,
         )
-        self.predictor = mlp(embedding_features, hidden_features, embedding_features, norm="layer")
+        self.predictor = mlp(embedding_features, hidden_features, embedding_features, norm=norm)
         self.fill = fill
         self.max_shift = max_shift
         self.jitter = jitter
@@ -118,7 +121,7 @@ class CMAE(nn.Module):
         Returns:
             the dictionary of :mod:`common.methods`, V = 1, with the second view among ``images``; and the embeddings
             that are compared, float32 (B, E) each: ``predictions`` from the masked image, ``keys`` of the second view,
-            without gradient.
+            without gradient, which are the ``embeddings`` (1, B, E), too.
         """
         image = image.as_subclass(Tensor).float()
         mask = self.hide_patches(image, self.masks.on(image.device))
@@ -137,6 +140,7 @@ class CMAE(nn.Module):
             "images": {"second view": view.unsqueeze(0)},
             "predictions": self.predictor(self.projector(completed)).float(),
             "keys": keys,
+            "embeddings": keys.unsqueeze(0),
             "stats": {"mask_share": mask.float().mean(), "embedding_spread": embedding_spread(keys)},
         }
 

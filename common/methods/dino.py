@@ -1,9 +1,10 @@
 """DINO: each view of an image predicts how a slow copy shares another view out among prototypes; no negatives.
 
 Source: Caron et al., ICCV 2021 (arXiv 2104.14294) and its released code: a head of three layers with GELU, 2048 wide
-and 256 at the end; 65536 prototypes of length 1, held still in the first of 100 epochs; temperatures 0.1 and, of the
-copy, 0.04, or from there to 0.07 in 30 epochs; the copy's scores less their running mean, of momentum 0.9; the copy's
-own momentum from 0.996 to 1 along half a cosine; 8 small views.
+and 256 at the end, with batch norms only if asked for (``use_bn_in_head``); 65536 prototypes of length 1, held still in
+the first of 100 epochs; temperatures 0.1 and, of the copy, 0.04, or from there to 0.07 in 30 epochs; the copy's scores
+less their running mean, of momentum 0.9; the copy's own momentum from 0.996 to 1 along half a cosine; 8 small views.
+Batch norms are the default here: without them, embeddings collapse (docs/baselines.md).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class DINO(MultiCrop, SlowSiamese):
         n_prototypes: K.
         teacher_temperature: of the teacher's distribution, at the start and after ``warm_up``.
         warm_up: share of the training in which it rises.
+        norm: of the head's hidden layers, see :func:`common.networks.heads.hidden_layer`.
         network, local_views, freeze, further: see :class:`~common.methods.multi_crop.MultiCrop`.
 
     Raises:
@@ -50,6 +52,7 @@ class DINO(MultiCrop, SlowSiamese):
         teacher_temperature: tuple[float, float] = (0.04, 0.07),
         warm_up: float = 0.1,
         freeze: float = 0.01,
+        norm: str = "batch",
         **further: Any,
     ) -> None:
         if not (len(teacher_temperature) == 2 and min(teacher_temperature) > 0 and 0 <= warm_up <= 1):
@@ -63,6 +66,7 @@ class DINO(MultiCrop, SlowSiamese):
             out_features=embedding_features,
             hidden_features=hidden_features,
             hidden_layers=2,
+            norm=norm,
             activation="gelu",
         )
         for layer in projection.modules():
@@ -107,7 +111,7 @@ class DINO(MultiCrop, SlowSiamese):
             views,
             embeddings,
             scores=scores,
-            teacher_scores=torch.stack([self.teacher(view) for view in views]),
+            teacher_scores=self.teacher(*views).unflatten(0, (2, -1)),
             teacher_temperature=self.teacher_temperature(),
         )
 

@@ -2,8 +2,9 @@
 
 Source: He et al., CVPR 2020 (arXiv 1911.05722), Chen et al., 2020 (arXiv 2003.04297) and their released code: a head of
 two layers without norms, as wide as the encoder's output and 128 at the end, momentum 0.999, temperature 0.2, a queue
-of 65536 keys. There, batches are shuffled between GPUs before the keys are made, so that a query does not recognise its
-key by their batch norm's statistics; an encoder without batch norm gives nothing away.
+of 65536 keys. There, the encoder is full of batch norms, and batches are shuffled between GPUs before the keys are
+made, so that a query does not recognise its key by their statistics. Here the encoder has none, and the head's hidden
+layer has one instead, over all queries or all keys of a step: without it, embeddings collapse (docs/baselines.md).
 """
 
 from __future__ import annotations
@@ -23,15 +24,13 @@ class MoCo(SlowSiamese):
 
     Args:
         momentum: share of the teacher that an update keeps.
-        network, norm, further: see :class:`~common.methods.siamese.Siamese`.
+        network, further: see :class:`~common.methods.siamese.Siamese`.
     """
 
     view_names = ("query", "key")
 
-    def __init__(
-        self, network: MixTransformerUNet, *, momentum: float = 0.999, norm: str = "none", **further: Any
-    ) -> None:
-        super().__init__(network, momentum_start=momentum, momentum_end=momentum, norm=norm, **further)
+    def __init__(self, network: MixTransformerUNet, *, momentum: float = 0.999, **further: Any) -> None:
+        super().__init__(network, momentum_start=momentum, momentum_end=momentum, **further)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Embed a query and a key of ``image`` (B, C, *S), values in [0, 1].

@@ -54,9 +54,9 @@ class MultiCrop(Siamese):
         """How much of the training is done, in [0, 1]; tells whether the prototypes are held still."""
         self.projector.prototypes.frozen = progress < self.freeze
 
-    def embed(self, view: Tensor) -> Tensor:
-        """Embeddings float32 (B, E) of a view (B, C, *S), before they are scored."""
-        return self.projector.projection(self.network.encode(view)[-1]).float()
+    def embed(self, *views: Tensor) -> Tensor:
+        """Embeddings float32 (V * B, E) of V views (B, C, *S), view by view, before they are scored."""
+        return self.projector.projection(*(self.network.encode(view)[-1] for view in views)).float()
 
     def draw_local_views(self, image: Tensor) -> Tensor | None:
         """L small views of ``image`` (B, C, *S) in one batch (L * B, C, *s), view by view; ``None`` for no views.
@@ -71,10 +71,6 @@ class MultiCrop(Siamese):
 
     def score(self, image: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (2, B, E) of the large ``views`` (2, B, C, *S), and scores (2 + L, B, K), theirs first."""
-        embeddings = torch.stack([self.embed(view) for view in views])
-        scores = self.projector.prototypes(embeddings)
         local = self.draw_local_views(image)
-        if local is not None:
-            of_local = self.projector.prototypes(self.embed(local)).unflatten(0, (self.local_views, len(image)))
-            scores = torch.cat([scores, of_local])
-        return embeddings, scores
+        embeddings = self.embed(*views, *([] if local is None else [local])).unflatten(0, (-1, len(image)))
+        return embeddings[: len(views)], self.projector.prototypes(embeddings)

@@ -18,15 +18,16 @@ from common.networks.mit_unet import MixTransformerUNet
 class Siamese(nn.Module):
     """Two views and their embeddings; the encoder alone learns, so transfer the encoder alone.
 
-    The views go through the network one after the other. Embeddings of one case never mix with those of another: norms
-    are those of layers, and nothing of a batch leaks through them.
+    The views go through the encoder one after the other, and through the head together: its batch norm, where it has
+    one, takes off what all cases and views have in common. The encoder's norms are those of layers.
 
     Args:
         network: its encoder is trained; the decoder is saved as it was initialised.
         embedding_features: E, length of the embeddings.
         hidden_features: width of the projection head's hidden layer; 0 is as wide as the encoder's deepest map.
         norm: of that layer, see :func:`common.networks.heads.hidden_layer`.
-        projector: a head in place of the one that these three describe.
+        out_norm: of the embedding.
+        projector: a head in place of the one that these four describe.
         view: how views are made; ``None`` is :class:`~common.methods.distortion.RandomView` as it is.
         mask_seed: start of the views' random stream; :meth:`seed_masks` starts it anew.
     """
@@ -39,7 +40,8 @@ class Siamese(nn.Module):
         *,
         embedding_features: int = 128,
         hidden_features: int = 0,
-        norm: str = "layer",
+        norm: str = "batch",
+        out_norm: str = "none",
         projector: nn.Module | None = None,
         view: RandomView | None = None,
         mask_seed: int = 0,
@@ -60,6 +62,7 @@ class Siamese(nn.Module):
                 out_features=embedding_features,
                 hidden_features=hidden_features or channels,
                 norm=norm,
+                out_norm=out_norm,
             )
             if projector is None
             else projector
@@ -76,9 +79,9 @@ class Siamese(nn.Module):
         generator = self.masks.on(image.device)
         return torch.stack([self.view(image, generator) for _ in self.view_names])
 
-    def embed(self, view: Tensor) -> Tensor:
-        """Embeddings float32 (B, E) of a view (B, C, *S)."""
-        return self.projector(self.network.encode(view)[-1]).float()
+    def embed(self, *views: Tensor) -> Tensor:
+        """Embeddings float32 (V * B, E) of V views (B, C, *S), view by view."""
+        return self.projector(*(self.network.encode(view)[-1] for view in views)).float()
 
     def outputs(self, image: Tensor, views: Tensor, embeddings: Tensor, **further: Any) -> dict[str, Any]:
         """The dictionary of :mod:`common.methods`.

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from common.losses.level_contrast import LevelContrast
 from common.methods.siamese import Siamese
+from common.networks.mit_unet import MixTransformerUNet
 
 
 class SimCLR(Siamese):
-    """Embeds two views with one network; see :class:`~common.methods.siamese.Siamese` for its arguments."""
+    """Embeds two views with one network.
+
+    Args:
+        network, out_norm, further: see :class:`~common.methods.siamese.Siamese`.
+    """
+
+    def __init__(self, network: MixTransformerUNet, *, out_norm: str = "batch", **further: Any) -> None:
+        super().__init__(network, out_norm=out_norm, **further)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Embed two views of ``image`` (B, C, *S), values in [0, 1].
@@ -27,7 +34,7 @@ class SimCLR(Siamese):
         """
         image = image.as_subclass(Tensor).float()
         views = self.draw_views(image)
-        return self.outputs(image, views, torch.stack([self.embed(view) for view in views]))
+        return self.outputs(image, views, self.embed(*views).unflatten(0, (2, -1)))
 
 
 class SimCLRLoss(nn.Module):

@@ -3,7 +3,7 @@
 Source: Caron et al., NeurIPS 2020 (arXiv 2006.09882) and its released code: a head with a hidden layer of 2048 and 128
 at the end; 3000 prototypes of length 1, held still in the first of 200 epochs; temperature 0.1; codes by three
 iterations of Sinkhorn and Knopp at epsilon 0.05, over the batch and, for batches of 256, the last 3840 embeddings of
-either view; 6 small views. The head's batch norm is a layer norm here.
+either view; 6 small views.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SwAV(MultiCrop):
         n_prototypes: int = 512,
         local_views: int = 6,
         freeze: float = 0.005,
-        norm: str = "layer",
+        norm: str = "batch",
         **further: Any,
     ) -> None:
         projection = ProjectionHead(

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.networks.batch_norm import BatchNorm
+
 POOLS = ("avg", "max")
-NORMS = ("none", "layer")
+NORMS: dict[str, type[nn.Module] | None] = {"none": None, "layer": nn.LayerNorm, "batch": BatchNorm}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -18,18 +20,23 @@ def hidden_layer(in_features: int, out_features: int, *, norm: str = "none", act
 
     Args:
         in_features, out_features: of the linear layer.
-        norm: ``"none"``, or ``"layer"``, in place of the papers' batch norm, which needs batches of hundreds.
+        norm: ``"none"``, ``"layer"``, or ``"batch"``, see :class:`common.networks.batch_norm.BatchNorm`.
         activation: ``"relu"`` or ``"gelu"``.
 
     Raises:
         ValueError: for an unknown norm or activation.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm: got {norm!r}. Allowed are {', '.join(map(repr, NORMS))}.")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}. Allowed are {', '.join(map(repr, ACTIVATIONS))}.")
-    normalised = [nn.LayerNorm(out_features)] if norm == "layer" else []
-    return nn.Sequential(nn.Linear(in_features, out_features), *normalised, ACTIVATIONS[activation]())
+    return nn.Sequential(nn.Linear(in_features, out_features), *_norm(norm, out_features), ACTIVATIONS[activation]())
+
+
+def _norm(name: str, features: int) -> list[nn.Module]:
+    """That norm over so many features, or nothing."""
+    if name not in NORMS:
+        raise ValueError(f"norm: got {name!r}. Allowed are {', '.join(map(repr, NORMS))}.")
+    made = NORMS[name]
+    return [] if made is None else [made(features)]
 
 
 def mlp(in_features: int, hidden_features: int, out_features: int, *, norm: str = "none") -> nn.Sequential:
@@ -50,6 +57,7 @@ class ProjectionHead(nn.Module):
         hidden_features: width of a layer before the last one (SimCLR, MoCo v2, BYOL); 0 for none.
         hidden_layers: how many of them (DINO has 2).
         norm, activation: of those layers, see :func:`hidden_layer`.
+        out_norm: of the embedding (SimCLR's code has ``"batch"``).
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class ProjectionHead(nn.Module):
         hidden_layers: int = 1,
         norm: str = "none",
         activation: str = "relu",
+        out_norm: str = "none",
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -82,11 +91,12 @@ class ProjectionHead(nn.Module):
                 )
             )
         self.linear = nn.Linear(hidden_features or in_channels, out_features)
+        self.out_norm = nn.Sequential(*_norm(out_norm, out_features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, out_features)."""
-        pooled = x.mean(self.axes) if self.pool == "avg" else torch.amax(x, self.axes)
-        return self.linear(self.hidden(pooled))
+    def forward(self, *maps: Tensor) -> Tensor:
+        """V maps (B, C, *S), of any S, to (V * B, out_features), map by map. A batch norm sees all of them at once."""
+        pooled = torch.cat([x.mean(self.axes) if self.pool == "avg" else torch.amax(x, self.axes) for x in maps])
+        return self.out_norm(self.linear(self.hidden(pooled)))
 
 
 class Prototypes(nn.Module):
@@ -125,10 +135,10 @@ class Prototypes(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """A map to its embedding, and on to its scores (DINO, SwAV).
+    """Maps to their embeddings, and on to their scores (DINO, SwAV).
 
     Args:
-        projection: the map (B, C, *S) to an embedding (B, E).
+        projection: the maps (B, C, *S) to embeddings (B, E).
         prototypes: the embedding to scores (B, K).
     """
 
@@ -137,17 +147,17 @@ class PrototypeHead(nn.Module):
         self.projection = projection
         self.prototypes = prototypes
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, K)."""
-        return self.prototypes(self.projection(x))
+    def forward(self, *maps: Tensor) -> Tensor:
+        """V maps (B, C, *S) to (V * B, K), map by map."""
+        return self.prototypes(self.projection(*maps))
 
 
 class Embedder(nn.Module):
-    """Encoder and projection head: an image (B, C, *S) to its embedding (B, E), float32. What a slow copy is made of.
+    """Encoder and projection head: images (B, C, *S) to embeddings (B, E), float32. What a slow copy is made of.
 
     Args:
         encoder: an image to its maps, the deepest one last.
-        projector: that map to the embedding.
+        projector: the deepest maps of all images to their embeddings.
     """
 
     def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
@@ -155,6 +165,6 @@ class Embedder(nn.Module):
         self.encoder = encoder
         self.projector = projector
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Embed the deepest map."""
-        return self.projector(self.encoder(image)[-1]).float()
+    def forward(self, *images: Tensor) -> Tensor:
+        """Embed the deepest maps of V batches of images: (V * B, E), batch by batch."""
+        return self.projector(*(self.encoder(image)[-1] for image in images)).float()

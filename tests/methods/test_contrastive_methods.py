@@ -13,6 +13,7 @@ from common.methods.baselines import baseline_loss, baseline_method
 from common.methods.byol import BYOL, BYOLLoss
 from common.methods.moco import MoCo, MoCoLoss
 from common.methods.simclr import SimCLR, SimCLRLoss
+from common.networks.batch_norm import BatchNorm
 from common.networks.mit_unet import MixTransformerUNet
 
 METHODS = {"simclr": SimCLR, "moco": MoCo, "byol": BYOL}
@@ -99,11 +100,24 @@ def test_the_spread_is_that_of_the_cases_and_not_of_the_views() -> None:
     assert siamese.outputs(image(), views, apart)["stats"]["embedding_spread"] == pytest.approx(0.5)
 
 
-def test_each_case_is_embedded_by_itself() -> None:
-    """No statistics of the batch: MoCo's shuffling would have nothing to hide."""
-    siamese = method("simclr").eval()
+def test_without_a_batch_norm_each_case_is_embedded_by_itself() -> None:
+    """No other norm has statistics of the batch."""
+    siamese = method("simclr", norm="layer", out_norm="layer").eval()
     x = image()
     torch.testing.assert_close(siamese.embed(x)[:1], siamese.embed(x[:1]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_all_cases_and_both_views_share_is_no_part_of_an_embedding(name: str) -> None:
+    """Maps that are all but the same are embedded far apart, and a shift of them all changes nothing."""
+    projector = method(name).projector
+    common_part = torch.full((1, projector.hidden[0].in_features, 2, 2), 5.0)
+    maps = [common_part + 0.1 * torch.randn(2, *common_part.shape[1:]) for _ in range(2)]
+    embeddings = projector(*maps)
+    assert embeddings.shape == (4, 8)
+    torch.testing.assert_close(projector(*(x + 3 for x in maps)), embeddings, atol=1e-2, rtol=1e-2)
+    centred = embeddings - embeddings.mean(0)
+    assert centred.norm() > 0.3 * embeddings.norm()
 
 
 def test_the_loss_of_simclr_is_nt_xent() -> None:
@@ -148,9 +162,10 @@ def test_byol_predicts_what_the_teacher_makes_of_the_views() -> None:
     with torch.no_grad():
         byol.teacher.module.projector.linear.bias += 1
     outputs = byol(image())
-    for v, view in enumerate(outputs["views"]):
-        torch.testing.assert_close(outputs["teacher_embeddings"][v], byol.embed(view) + 1)
-        torch.testing.assert_close(outputs["predicted_embeddings"][v], byol.predictor(byol.embed(view)))
+    embeddings = byol.embed(*outputs["views"])
+    torch.testing.assert_close(outputs["embeddings"].flatten(0, 1), embeddings)
+    torch.testing.assert_close(outputs["teacher_embeddings"].flatten(0, 1), embeddings + 1)
+    torch.testing.assert_close(outputs["predicted_embeddings"].flatten(0, 1), byol.predictor(embeddings))
     assert not outputs["teacher_embeddings"].requires_grad
 
 
@@ -198,13 +213,18 @@ def test_heads_of_the_papers() -> None:
     simclr, moco, byol = (METHODS[name](network()) for name in METHODS)
     channels = simclr.network.encoder.channels[-1]
     for siamese, hidden, out, kinds in (
-        (simclr, channels, 128, [nn.Linear, nn.LayerNorm, nn.ReLU]),
-        (moco, channels, 128, [nn.Linear, nn.ReLU]),
-        (byol, 4096, 256, [nn.Linear, nn.LayerNorm, nn.ReLU]),
+        (simclr, channels, 128, [nn.Linear, BatchNorm, nn.ReLU]),
+        (moco, channels, 128, [nn.Linear, BatchNorm, nn.ReLU]),
+        (byol, 4096, 256, [nn.Linear, BatchNorm, nn.ReLU]),
     ):
         assert [type(layer) for layer in siamese.projector.hidden] == kinds
         assert siamese.projector.linear.in_features == hidden
         assert siamese.projector.linear.out_features == out
+    assert [[type(layer) for layer in siamese.projector.out_norm] for siamese in (simclr, moco, byol)] == [
+        [BatchNorm],
+        [],
+        [],
+    ]
     shapes = [tuple(p.shape) for p in byol.predictor.parameters() if p.ndim == 2]
     assert shapes == [(4096, 256), (256, 4096)]
 
@@ -245,5 +265,5 @@ def test_knobs_reach_the_methods() -> None:
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="embedding_features"):
         method("simclr", embedding_features=0)
-    with pytest.raises(ValueError, match="norm: got 'batch'"):
-        method("simclr", norm="batch")
+    with pytest.raises(ValueError, match="norm: got 'group'"):
+        method("simclr", norm="group")

@@ -15,6 +15,7 @@ from common.losses.prototypes import sinkhorn
 from common.methods.baselines import baseline_loss, baseline_method
 from common.methods.dino import DINO, DINOLoss
 from common.methods.swav import SwAV, SwAVLoss
+from common.networks.batch_norm import BatchNorm
 from common.networks.heads import Prototypes
 from common.networks.mit_unet import MixTransformerUNet
 
@@ -65,8 +66,8 @@ def test_small_views_show_a_small_part_at_less_than_half_the_size() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_small_view_is_scored_as_by_itself(name: str) -> None:
-    """Views in one batch do not mix, and come view by view."""
-    siamese = method(name).eval()
+    """Views in one batch do not mix but by a batch norm, and come view by view."""
+    siamese = method(name, norm="none").eval()
     x = image()
     siamese.seed_masks(3)
     scores = siamese(x)["scores"]
@@ -119,7 +120,7 @@ def test_scores_are_cosines_and_holding_still_changes_no_value() -> None:
 
 class TestDINO:
     def test_the_teacher_scores_the_large_views_alone(self) -> None:
-        dino = method("dino").eval()
+        dino = method("dino", norm="none").eval()
         with torch.no_grad():
             dino.teacher.module.projector.prototypes.linear.weight.neg_()
         outputs = dino(image())
@@ -156,7 +157,7 @@ class TestDINO:
     def test_the_head_of_the_paper(self) -> None:
         dino = DINO(network())
         kinds = [type(layer) for layer in dino.projector.projection.hidden]
-        assert kinds == [nn.Linear, nn.GELU, nn.Linear, nn.GELU]
+        assert kinds == 2 * [nn.Linear, BatchNorm, nn.GELU]
         widths = [tuple(p.shape) for p in dino.projector.parameters() if p.ndim == 2]
         channels = dino.network.encoder.channels[-1]
         assert widths == [(2048, channels), (2048, 2048), (256, 2048), (4096, 256)]
@@ -236,7 +237,7 @@ class TestSwAV:
     def test_the_head_of_the_paper(self) -> None:
         swav = SwAV(network())
         kinds = [type(layer) for layer in swav.projector.projection.hidden]
-        assert kinds == [nn.Linear, nn.LayerNorm, nn.ReLU]
+        assert kinds == [nn.Linear, BatchNorm, nn.ReLU]
         widths = [tuple(p.shape) for p in swav.projector.parameters() if p.ndim == 2]
         assert widths == [(2048, swav.network.encoder.channels[-1]), (128, 2048), (512, 128)]
         assert swav.local_views == 6
