@@ -38,9 +38,7 @@ class DepthwiseConv(nn.Module):
             return F.conv2d(x, self.weight, self.bias, padding=1, groups=x.shape[1])
         if not torch.jit.is_scripting() and not torch.jit.is_tracing() and x.device.type == "cpu":
             return _fast_on_cpu(x, self.weight, self.bias)
-        return F.conv3d(
-            _channels_first(x), _channels_first(self.weight), self.bias, padding=1, groups=x.shape[1]
-        )
+        return F.conv3d(_channels_first(x), _channels_first(self.weight), self.bias, padding=1, groups=x.shape[1])
 
     def extra_repr(self) -> str:
         """Channels, for ``print(network)``."""
