@@ -36,6 +36,11 @@ class FusedAdamW(torch.optim.AdamW):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of any AdamW."""
+        """Continue from the state of any AdamW, also where it laid the weights out in another memory format."""
         groups = [{**group, "fused": True, "foreach": None} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups})
+        for parameter, state in self.state.items():
+            for name, value in state.items():
+                # on a CPU the kernel goes through memory, whatever the strides
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)

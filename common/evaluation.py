@@ -160,8 +160,9 @@ class Evaluation:
         preprocessing: from ``{"image": path}`` to the network's input (C, *S).
         inferer: called with the input (1, C, *S) and the network.
         network: returns scores (1, N + 1, *S).
-        postprocessing: from ``pred`` (N + 1, *S) and ``image`` to ids (1, *file shape) on the file's grid, e.g.
-            :func:`common.recipes.save_masks`.
+        postprocessing: from ``pred`` and ``image`` to ids (1, *file shape) on the file's grid, e.g.
+            :func:`common.recipes.save_masks`. ``pred`` is what the inferer makes of one volume: scores (N + 1, *S), or
+            uint8 channel indices (1, *S) where it has taken the argmax.
         structures, output_dir, groups, nsd_tolerances, boundary_iou_distance: see :class:`Measure`.
         device: where the network is, or shall be.
     """

@@ -180,7 +180,7 @@ class Preparation(Dataset):
         if "label" in sources:
             files += [label_file(self.out, case.id), centres_file(label_file(self.out, case.id))]
             ids = data["label"].as_tensor()
-            outside = ~inside_body(hu, BODY_HU)
+            outside = ~inside_body(data["image"], BODY_HU)
             write_array(files[1], torch.cat([ids, outside.to(torch.uint8)]).numpy(), self.spacing)
             voxels = write_centres(files[2], ids[0].numpy())
         record = {

@@ -143,21 +143,21 @@ def cached_volume(
             for k, v in zip(keys, fill, strict=True)
         ),
         RoundHUd(keys="image"),
-        *(CastToTyped(keys=key, dtype="uint8") for key in keys[1:]),
-        EnsureTyped(keys=keys, track_meta=False),
     ]
     if structures is not None:
-        steps.append(
+        steps += [
+            CastToTyped(keys="label", dtype="uint8"),
+            EnsureTyped(keys="label", track_meta=False),
             ClassesToIndicesd(
                 keys="label",
                 indices_postfix="_voxels",
                 num_classes=len(structures) + 1,
                 max_samples_per_class=samples_per_class,
-            )
-        )
-        steps.append(MarkOutsideBodyd(keys="label", level=BODY_HU))
+            ),
+            MarkOutsideBodyd(keys="label", level=BODY_HU),  # asks the image's metadata for its spacing
+        ]
     kept = ["image", "label", "annotated", "label_voxels", "case"]
-    steps.append(SelectItemsd(keys=kept, allow_missing_keys=True))
+    steps += [EnsureTyped(keys="image", track_meta=False), SelectItemsd(keys=kept, allow_missing_keys=True)]
     opened = OpenPrepared(
         otherwise=Compose(steps),
         spacing=spacing,

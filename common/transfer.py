@@ -158,7 +158,9 @@ def _image_size(card: object) -> Sequence[int] | None:
     """Voxels per axis of the images that a network was trained on, fine-tuned or pretrained, if its card has them."""
     if not isinstance(card, Mapping):
         return None
-    return card.get("roi_size", card.get("pretraining", {}).get("roi_size"))
+    if "roi_size" not in card:
+        card = card.get("pretraining")
+    return card.get("roi_size") if isinstance(card, Mapping) else None
 
 
 def _fitted(network: nn.Module, name: str, weight: Tensor, img_size: Sequence[int] | None) -> Tensor | None:

@@ -67,8 +67,13 @@ def step_memory(name: str, stage: str, settings: Mapping[str, Any], *, precision
     parser = _parser(name, stage, settings)
     shape = [parser[BATCHES[stage]], _channels(name), *parser["roi_size"]]
     try:
-        # the values of new weights do not matter, and torch's truncated normal looks at them
-        with FakeTensorMode(), patch.object(nn.init, "trunc_normal_", lambda weight, **_: weight):
+        with (
+            FakeTensorMode(),
+            # the values of new weights do not matter, and torch's truncated normal looks at them
+            patch.object(nn.init, "trunc_normal_", lambda weight, **_: weight),
+            # the copy of a buffer, as a teacher has, belongs to the same mode, not to a copy of it
+            patch.object(FakeTensorMode, "__deepcopy__", lambda mode, _: mode, create=True),
+        ):
             return _count(parser, stage, shape, precision)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise InputError(

@@ -51,6 +51,21 @@ def test_continues_an_ordinary_adamw_in_its_own_kernel(scaled: bool) -> None:
     assert not ordinary.param_groups[0]["fused"]
 
 
+@pytest.mark.parametrize("saved", [torch.channels_last, torch.contiguous_format])
+def test_continues_a_state_of_another_memory_format(saved: torch.memory_format) -> None:
+    own = torch.contiguous_format if saved == torch.channels_last else torch.channels_last
+    start = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    ordinary = torch.optim.AdamW([nn.Parameter(start.to(memory_format=saved))], lr=0.1)
+    step(ordinary)
+    weight = ordinary.param_groups[0]["params"][0]
+    continued = FusedAdamW([nn.Parameter(weight.detach().clone().to(memory_format=own))])
+    continued.load_state_dict(copy.deepcopy(ordinary.state_dict()))
+    for _ in range(2):
+        step(ordinary)
+        step(continued)
+    torch.testing.assert_close(continued.param_groups[0]["params"], [weight])
+
+
 def test_an_overflow_under_loss_scaling_changes_no_weight() -> None:
     optimizer = FusedAdamW(parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

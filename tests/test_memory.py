@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from common.errors import InputError
@@ -25,10 +27,16 @@ def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["isd_mae", "tcs_mae"])
-def test_no_loss_decides_by_values(name: str) -> None:
-    small = {"roi_size": [32] * 3, "backbone": "b0", "decoder_channels": [4] * 5, "pretrain_batch_size": 1}
-    memory = step_memory(name, "pretrain", {**small, "patch_size": 8} if name == "isd_mae" else small)
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("isd_mae", {"backbone": "b0", "decoder_channels": [4] * 5, "patch_size": 8}),
+        ("tcs_mae", {"backbone": "b0", "decoder_channels": [4] * 5}),
+        ("selfmedhpm", {"hidden_size": 24, "depth": 2, "n_heads": 2, "decoder_depth": 1, "predictor_depth": 1}),
+    ],
+)
+def test_no_loss_decides_by_values(name: str, small: dict[str, Any]) -> None:
+    memory = step_memory(name, "pretrain", {**small, "roi_size": [32] * 3, "pretrain_batch_size": 1})
     assert memory.peak > memory.lasting
 
 

@@ -204,6 +204,13 @@ class TestTransformer:
         x = torch.rand(1, 1, 48, 48, 48)
         torch.testing.assert_close(network.vit(x)[0], vit(x)[0])
 
+    @pytest.mark.parametrize("card", [{"roi_size": [32] * 3, "pretraining": None}, {"pretraining": None}])
+    def test_a_card_without_pretraining_is_no_fault(self, tmp_path: Path, card: dict) -> None:
+        vit, _ = self.pretrained(tmp_path)
+        network = unetr(32)
+        save_pretrained(tmp_path / "ssl.pt", nn.ModuleDict({"vit": vit}), card)
+        assert transfer(network, tmp_path / "ssl.pt", parts=["vit"]).share == 1.0
+
     def test_positions_of_another_grid_of_as_many_patches_are_stretched_too(self, tmp_path: Path) -> None:
         """4 x 8 x 2 patches are not 4 x 4 x 4."""
         vit, path = self.pretrained(tmp_path, img_size=(32, 64, 16))

@@ -38,11 +38,20 @@ class DepthwiseConv(nn.Module):
             return F.conv2d(x, self.weight, self.bias, padding=1, groups=x.shape[1])
         if not torch.jit.is_scripting() and not torch.jit.is_tracing() and x.device.type == "cpu":
             return _fast_on_cpu(x, self.weight, self.bias)
-        return F.conv3d(x.contiguous(), self.weight.contiguous(), self.bias, padding=1, groups=x.shape[1])
+        return F.conv3d(_channels_first(x), _channels_first(self.weight), self.bias, padding=1, groups=x.shape[1])
 
     def extra_repr(self) -> str:
         """Channels, for ``print(network)``."""
         return f"spatial_dims={self.spatial_dims}, channels={self.weight.shape[0]}"
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """``x`` in channels-first memory, also by the strides of axes of size 1.
+
+    A filter's axis of size 1 keeps the stride that channels-last memory gave it, since it is contiguous either way; but
+    cuDNN's layout follows from that stride.
+    """
+    return x.contiguous().flatten().view(x.shape)
 
 
 def _fast_on_cpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import TransformBackends
 
@@ -14,19 +15,25 @@ from common.masking.body import without_table
 from common.masking.enclosed import CERTAIN_BACKGROUND, enclosed_by_tissue
 
 
-def inside_body(hu: torch.Tensor, level: float) -> torch.Tensor:
-    """All tissue, and air that has the body on both sides along some axis, such as the lungs: bool of ``hu``'s shape.
+def inside_body(image: torch.Tensor, level: float) -> torch.Tensor:
+    """All tissue, and air that has the body on both sides along some axis, such as the lungs: bool of the same shape.
 
     The table is tissue to a threshold, too, but the air above it is outside, also where the back touches it, see
     :func:`common.masking.body.without_table`; an arm beside the body is no air.
 
     Args:
-        hu: (1, H, W, D).
+        image: MetaTensor (1, H, W, D), HU.
         level: HU above which a voxel is tissue.
+
+    Raises:
+        ValueError: for a tensor without an affine.
     """
-    tissue = hu > level
-    body = torch.from_numpy(without_table(tissue[0].cpu().numpy()))
-    return enclosed_by_tissue(body[None, None])[0].to(hu.device) | tissue
+    if not isinstance(image, MetaTensor):
+        msg = "image: got a tensor without an affine, which says how large a voxel is. Drop it after this transform."
+        raise ValueError(msg)
+    tissue = image.as_tensor() > level
+    body = torch.from_numpy(without_table(tissue[0].cpu().numpy(), image.pixdim.tolist()))
+    return enclosed_by_tissue(body[None, None])[0].to(tissue.device) | tissue
 
 
 class MarkOutsideBodyd(MapTransform):
@@ -38,7 +45,7 @@ class MarkOutsideBodyd(MapTransform):
 
     Args:
         keys: labels of type uint8.
-        image_key: the image, HU.
+        image_key: the image, HU, a MetaTensor.
         level: HU above which a voxel is tissue.
         allow_missing_keys: whether labels may be missing.
     """
@@ -60,7 +67,7 @@ class MarkOutsideBodyd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            outside = ~inside_body(torch.as_tensor(d[self.image_key]).as_subclass(torch.Tensor), self.level)
+            outside = ~inside_body(d[self.image_key], self.level)
             d[key] = d[key].masked_fill(outside & (d[key] == 0), CERTAIN_BACKGROUND)
         return d
 
@@ -69,7 +76,7 @@ class BodyMaskd(MapTransform):
     """Adds the entry ``body``, bool (1, H, W, D), see :func:`inside_body`.
 
     Args:
-        keys: one image, HU.
+        keys: one image, HU, a MetaTensor.
         level: HU above which a voxel is tissue.
     """
 
@@ -82,7 +89,7 @@ class BodyMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d["body"] = inside_body(torch.as_tensor(d[key]).as_subclass(torch.Tensor), self.level)
+            d["body"] = inside_body(d[key], self.level)
         return d
 
 

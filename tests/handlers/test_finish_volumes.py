@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, SaveImaged
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from common.errors import InputError, input_error_message
 from common.handlers import finish_volumes
@@ -89,8 +91,27 @@ def test_one_volume_is_finished_while_the_network_is_at_the_next() -> None:
     assert events[-1] == "finished c"
 
 
+@pytest.mark.parametrize(("dtype", "device"), [(torch.uint8, "cpu"), (torch.float32, "cuda")])
+def test_channel_indices_leave_the_gpu_before_they_are_finished(dtype: torch.dtype, device: str) -> None:
+    finished: list[torch.Tensor] = []
+
+    def finish(data: dict) -> dict:
+        finished.append(data["pred"])
+        return data
+
+    # a GPU's tensor without a GPU
+    pred = FakeTensor(FakeTensorMode(), torch.empty(1, 2, 2, 2, dtype=dtype, device="meta"), torch.device("cuda:0"))
+    batch = {"case": "a", "load_seconds": 0.0}
+    engine: Any = SimpleNamespace(state=SimpleNamespace(batch=[batch], output=[{"pred": pred}]))
+    handler = FinishVolumes(postprocessing=Compose([finish]), structures={"heart": 3})
+    handler(engine)
+    handler.wait()
+    assert [made.device.type for made in finished] == [device]
+
+
+@pytest.mark.parametrize("names", ["abcd", "ab"])  # b is the last one, too: nothing waits for it but the run's end
 @pytest.mark.parametrize("background", [True, False])
-def test_what_cannot_be_finished_ends_the_run(background: bool) -> None:
+def test_what_cannot_be_finished_ends_the_run(background: bool, names: str) -> None:
     finished: list[str] = []
 
     def finish(data: dict) -> dict:
@@ -100,7 +121,7 @@ def test_what_cannot_be_finished_ends_the_run(background: bool) -> None:
         return data
 
     with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
-        segment("abcd", str, finish, background=background)
+        segment(names, str, finish, background=background)
     assert input_error_message(caught.value) == "b_seg.nii.gz: cannot be written. Free space."
     assert finished == ["a"]
 

@@ -32,8 +32,12 @@ def test_gradients_are_those_of_conv3d(shape: tuple[int, ...], channels_last: bo
         torch.testing.assert_close(by_ours, by_torchs)
 
 
-def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In channels-last memory cuDNN's gradient is 200 times as slow (docs/benchmarks.md)."""
+@pytest.mark.parametrize("channels", [4, 1])
+def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    """In channels-last memory cuDNN's gradient is 200 times as slow (docs/benchmarks.md).
+
+    The strides themselves: to ``is_contiguous`` an axis of size 1 may have any.
+    """
     given: list[torch.Tensor] = []
     conv3d = F.conv3d
 
@@ -42,11 +46,12 @@ def test_a_gpu_gets_channels_first_maps(monkeypatch: pytest.MonkeyPatch) -> None
         return conv3d(x, weight, *args, **kwargs)
 
     monkeypatch.setattr(F, "conv3d", recorded)
-    conv = DepthwiseConv(spatial_dims=3, channels=4)
+    conv = DepthwiseConv(spatial_dims=3, channels=channels)
     conv = conv.to("meta").to(memory_format=torch.channels_last_3d)  # any device but the CPU
-    x = torch.empty(2, 4, 3, 3, 3, device="meta").to(memory_format=torch.channels_last_3d)
+    x = torch.empty(2, channels, 3, 3, 3, device="meta").to(memory_format=torch.channels_last_3d)
     assert conv(x).shape == x.shape
-    assert [tensor.is_contiguous() for tensor in given] == [True, True]
+    assert conv.weight.stride() == (27, 1, 9, 3, 1)
+    assert [tensor.stride() for tensor in given] == [(27 * channels, 27, 9, 3, 1), (27, 27, 9, 3, 1)]
 
 
 def test_2d_is_conv2d() -> None:
