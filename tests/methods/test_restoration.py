@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.methods.baselines import baseline_method
 from common.methods.disturbance import (
     bend,
     bend_at_random,
@@ -118,7 +119,8 @@ class TestChoice:
         assert (shuffled * bent).mean().item() == pytest.approx(0.45, abs=0.03)
 
     def test_one_of_four_in_transvw(self) -> None:
-        chosen = method(one_at_a_time=True).choose(4000, generator()).float()
+        transvw = baseline_method(method().network, name="transvw", patch_size=16, mask_ratio=0.0)
+        chosen = transvw.choose(4000, generator()).float()
         assert (chosen.sum(0) == 1).all()
         assert chosen.mean(1).tolist() == pytest.approx([0.25] * 4, abs=0.03)
 
