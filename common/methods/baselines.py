@@ -91,6 +91,11 @@ _BASELINES: dict[str, _Baseline] = {
     ),
     "tang": _Baseline(Tang, TangLoss, (), ("temperature",), own=_VIEWS),
     "restoration": _Baseline(Restoration, partial(ReconstructionLoss, kind="mse", where="all"), own=_NO_PATCHES),
+    "transvw": _Baseline(
+        partial(Restoration, one_at_a_time=True),
+        partial(ReconstructionLoss, kind="mse", where="all"),
+        own=_NO_PATCHES,
+    ),
 }
 BASELINES = tuple(_BASELINES)
 

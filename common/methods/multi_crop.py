@@ -45,8 +45,14 @@ class MultiCrop(Siamese):
         super().__init__(network, projector=head, **further)
         if local_views < 0 or not 0 <= freeze <= 1:
             raise ValueError(f"local_views, freeze: got {local_views} and {freeze}. Give at least 0, and a share.")
+        view_share = self.view.min_share
+        if local_views and not 0 < local_share <= view_share:
+            raise ValueError(
+                f"local_share, view_share: got {local_share} and {view_share}. Small views show from the first to the "
+                "second: give one above 0 and one at least as large, or local_views 0."
+            )
         self.local_views = local_views
-        self.local_view = RandomView(min_share=local_share, max_share=self.view.min_share) if local_views else None
+        self.local_view = RandomView(min_share=local_share, max_share=view_share) if local_views else None
         self.freeze = freeze
         self.projector.prototypes.frozen = freeze > 0
 

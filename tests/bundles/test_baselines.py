@@ -12,7 +12,7 @@ from tests.bundles.running import assert_same_weights, copy_bundle, interrupted,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav", "tang", "restoration", "hybmim"]
+    "baseline", ["maskfeat", "cmae", "moco", "byol", "dino", "swav", "tang", "restoration", "transvw", "hybmim"]
 )
 def test_pretrained_interrupted_and_resumed_equals_uninterrupted_and_is_transferred(
     baseline: str, phantom_dir: Path, tmp_path: Path

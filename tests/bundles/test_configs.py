@@ -148,8 +148,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata_has_a_changelog_entry_for_its_version(name: str) -> None:
+    """The newest one, at the top."""
     metadata = config(name, "metadata")
-    assert metadata["version"] in metadata["changelog"]
+    versions = [[int(part) for part in version.split(".")] for version in metadata["changelog"]]
+    assert versions == sorted(versions, reverse=True)
+    assert metadata["version"] == next(iter(metadata["changelog"]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,7 +20,11 @@ from tests.bundles.two_processes import SHARDS, fine_tune, pretrain
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+# those of whose losses a part is counted over the cases of all processes, in ways of their own
+GATHERED = ["baselines/dino", "baselines/swav", "baselines/tang"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in GATHERED)])
 def test_two_processes_have_the_losses_of_one_with_twice_the_batch(name: str, tmp_path: Path) -> None:
     """Both stages, with the same images and masks; the contrastive terms see the pairs of both processes."""
     script = REPOSITORY / "tests" / "bundles" / "two_processes.py"

@@ -1,6 +1,7 @@
 """A few steps of both stages of a bundle, by one process or by several that share them: run by torchrun.
 
-``torchrun --nproc_per_node=2 tests/bundles/two_processes.py NAME OUT`` writes the losses of every step to ``OUT``.
+``torchrun --nproc_per_node=2 tests/bundles/two_processes.py NAME OUT`` writes the losses of every step to ``OUT``. NAME
+is that of a bundle, or ``baselines/dino`` for another baseline than the bundle's.
 """
 
 from __future__ import annotations
@@ -25,20 +26,26 @@ SHARDS = 2
 BATCH = 2
 BY_VIEW = (
     *("reconstruction", "target", "image", "mask", "embeddings", "regions", "images", "maps"),
-    *("views", "predicted_embeddings", "teacher_embeddings"),
+    *("views", "predicted_embeddings", "teacher_embeddings", "teacher_scores", "quarters", "turn_scores"),
 )
+OF_NO_CASE = ("prototypes",)
+# a queue that a step of both processes fills, and fewer prototypes than its cases
+BASELINE = {"queue_size": 4, "n_prototypes": 6}
 
 
 def parser(name: str, stage: str) -> ConfigParser:
     """A stage's configuration at tiny sizes, with a network that always starts the same."""
-    content = json.loads(config_file(name, stage).read_text())
+    bundle, _, baseline = name.partition("/")
+    content = json.loads(config_file(bundle, stage).read_text())
+    if baseline:
+        content.update(BASELINE, baseline=baseline)
     sizes = {k: v for k, v in json.loads(TINY.read_text()).items() if k in content and k != "_summary_"}
     torch.manual_seed(0)
     return ConfigParser({**content, **sizes})
 
 
 def images(name: str, step: int, shard: int) -> Tensor:
-    channels = config(name, "metadata")["network_data_format"]["inputs"]["image"]["num_channels"]
+    channels = config(name.partition("/")[0], "metadata")["network_data_format"]["inputs"]["image"]["num_channels"]
     generator = torch.Generator().manual_seed(100 * step + shard)
     return torch.rand(BATCH, channels, 32, 32, 32, generator=generator)
 
@@ -62,10 +69,11 @@ def joined(parts: list[dict[str, Any]], axis: int | None = None) -> dict[str, An
     if len(parts) == 1:
         return parts[0]
     whole = {}
+    by_view = {*BY_VIEW, "scores"} if "views" in parts[0] else BY_VIEW  # selfMedHPM's scores are of patches
     for key, value in parts[0].items():
         # cases are counted by axis 1 of what `common.methods` lists, after the views, and by axis 0 of a method's own
-        along = axis if axis is not None else int(key in BY_VIEW)
-        if isinstance(value, Tensor) and value.ndim > 0:
+        along = axis if axis is not None else int(key in by_view)
+        if isinstance(value, Tensor) and value.ndim > 0 and key not in OF_NO_CASE:
             whole[key] = torch.cat([part[key] for part in parts], dim=along)
         elif isinstance(value, dict):
             whole[key] = joined([part[key] for part in parts], along)
@@ -74,7 +82,11 @@ def joined(parts: list[dict[str, Any]], axis: int | None = None) -> dict[str, An
     return whole
 
 
-def fingerprint(mask: Tensor) -> str:
+def fingerprint(outputs: dict[str, Any]) -> str:
+    """Of what was drawn at random: views, hidden patches, or what was replaced where nothing is hidden."""
+    mask = outputs["views"] if "views" in outputs else outputs["mask"]
+    if not mask.any():
+        mask = outputs["regions"]["replaced"]
     return hashlib.sha256(mask.contiguous().numpy().tobytes()).hexdigest()[:8]
 
 
@@ -94,12 +106,14 @@ def pretrain(name: str, shards: list[int]) -> tuple[list[float], list[str]]:
     network = wrap_model(method, "cpu") if dist.is_initialized() else method
     losses, hidden = [], []
     for step in range(STEPS):
+        if hasattr(method, "set_progress"):
+            method.set_progress(step / STEPS)
         parts = []
         for shard in shards:
             torch.manual_seed(10 * step + shard)
             method.seed_masks(10 * step + shard)
             parts.append(network(images(name, step, shard)))
-            hidden.append(fingerprint(parts[-1]["mask"] if "mask" in parts[-1] else parts[-1]["views"]))
+            hidden.append(fingerprint(parts[-1]))
         value = loss(joined(parts))
         optimizer.zero_grad()
         value.backward()

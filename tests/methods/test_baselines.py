@@ -30,6 +30,7 @@ OWN = {
     "swav": (16, 0.0, *ENCODER),
     "tang": (16, 0.0, *ENCODER),
     "restoration": (16, 0.0, *BOTH),
+    "transvw": (16, 0.0, *BOTH),
     "hybmim": (16, 0.4, *BOTH),
 }
 PATCHES = {"patch_size", "mask_ratio"}
@@ -48,6 +49,7 @@ USED = {
     "swav": {"view_share", "temperature", "queue_size", "n_prototypes"},
     "tang": {"temperature"},
     "restoration": set(),
+    "transvw": set(),
     "hybmim": {*PATCHES, "temperature"},
 }
 KNOBS = {"noise_sd": 0.1, "view_share": 0.2, "momentum": None, "temperature": None, "queue_size": 1024}

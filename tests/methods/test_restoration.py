@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from common.methods.baselines import baseline_method
 from common.methods.disturbance import (
     bend,
     bend_at_random,
+    bend_by_table,
     bezier_curves,
     inner_boxes,
     outside_of_boxes,
@@ -54,6 +56,13 @@ class TestCurves:
         x, y = bezier_curves(inner, torch.tensor([False]))
         place = torch.tensor([(3 * 0.2 + 3 * 0.4 + 1) / 8]).view(1, 1, 1)
         assert bend(place, x, y).item() == pytest.approx((3 * 0.6 + 3 * 0.8 + 1) / 8, abs=1e-4)
+
+    def test_the_table_is_the_curve(self) -> None:
+        """At the ends and in between, for 100 random curves of which some are all but upright."""
+        curves = bezier_curves(torch.rand(100, 2, 2, generator=generator()), torch.arange(100) < 50)
+        image = torch.rand(100, 2, 30, 50, generator=generator(1))
+        image[:, 0, 0, :2] = torch.tensor([0.0, 1.0])
+        torch.testing.assert_close(bend_by_table(image, *curves), bend(image, *curves), atol=1e-3, rtol=0)
 
     def test_each_sample_has_its_curve_and_equal_values_stay_equal(self) -> None:
         image = torch.rand(1, 1, 6, 6, generator=generator()).expand(20, 2, 6, 6)
@@ -118,7 +127,8 @@ class TestChoice:
         assert (shuffled * bent).mean().item() == pytest.approx(0.45, abs=0.03)
 
     def test_one_of_four_in_transvw(self) -> None:
-        chosen = method(one_at_a_time=True).choose(4000, generator()).float()
+        transvw = baseline_method(method().network, name="transvw", patch_size=16, mask_ratio=0.0)
+        chosen = transvw.choose(4000, generator()).float()
         assert (chosen.sum(0) == 1).all()
         assert chosen.mean(1).tolist() == pytest.approx([0.25] * 4, abs=0.03)
 
