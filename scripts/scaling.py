@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from benchmarks.rows import milliseconds
-from benchmarks.tax import BUNDLES, bundle_config, example_image
+from benchmarks.tax import BUNDLES, stage_of
 
 from common.distributed import barrier, destroy_process_group, init_process_group, local_device, wrap_model
 from common.errors import install_excepthook
@@ -62,15 +62,8 @@ def main() -> None:
 
 def pretraining_step(bundle: str, device: torch.device, *, smoke: bool, processes: int) -> Callable[[bool], None]:
     """A step of a bundle's pretraining, with or without the exchange of gradients."""
-    config = bundle_config(bundle, "pretrain", {"device": str(device)}, smoke=smoke)
-    method = config.get_parsed_content("method")
-    criterion = config.get_parsed_content("loss").to(device)
-    optimizer = config.get_parsed_content("optimizer")
-    inferer = config.get_parsed_content("train#inferer")
-    image = example_image(bundle, config["pretrain_batch_size"], config["roi_size"], device)
-    network: Any = wrap_model(method, device) if processes > 1 else method.to(device)
-    if hasattr(method, "set_progress"):
-        method.set_progress(0.5)
+    method, criterion, optimizer, inferer, image = stage_of(bundle, "pretrain", device, smoke=smoke)
+    network: Any = wrap_model(method, device) if processes > 1 else method
 
     def step(exchange: bool) -> None:
         optimizer.zero_grad()

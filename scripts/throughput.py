@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from benchmarks.rows import milliseconds, peak_growth
-from benchmarks.tax import BUNDLES, bundle_config, method_tax, training_step
+from benchmarks.tax import BATCHES, BUNDLES, bundle_config, method_tax, training_step
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,7 +78,7 @@ def main() -> None:
             speeds.append(measure(name, stage, device, smoke=chosen.smoke, repeats=chosen.repeats, peak=peak))
             if chosen.dataset_dir and stage == "pretrain":
                 speeds[-1].epoch_ms = epochs(name, device, chosen.dataset_dir, smoke=chosen.smoke, steps=chosen.steps)
-            sys.stdout.write(f"{speeds[-1]}\n")
+            sys.stdout.write(json.dumps(asdict(speeds[-1])) + "\n")
             sys.stdout.flush()
     if chosen.json:
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -97,7 +97,7 @@ def matrix_peak(device: torch.device, n: int | None = None) -> float:
 def measure(name: str, stage: str, device: torch.device, *, smoke: bool, repeats: int, peak: float) -> Speed:
     """Time the steps of one stage of a bundle."""
     config = bundle_config(name, stage, {"device": str(device)}, smoke=smoke)
-    size, shape = config[{"pretrain": "pretrain_batch_size", "train": "batch_size"}[stage]], config["roi_size"]
+    size, shape = config[BATCHES[stage]], config["roi_size"]
     bare: Callable[[], object] | None = None
     if stage == "pretrain":
         case = method_tax(device, bundle=name, smoke=smoke)

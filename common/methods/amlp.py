@@ -22,6 +22,7 @@ from common.losses.consistency import (
     update_categories,
 )
 from common.losses.reconstruction import patch_loss_map
+from common.losses.total import total_loss
 from common.masking.enclosed import enclosed_by_tissue
 from common.masking.generator import MaskGenerator
 from common.masking.lesion import (
@@ -254,8 +255,7 @@ class AMLPLoss(nn.Module):
             parts["attention"] = self.attention_weight * attention
         if self.consistency_weight:
             parts["consistency"] = self._weight_now(outputs["progress"]) * self._consistency(outputs, errors)
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return torch.stack(list(parts.values())).sum()
+        return total_loss(outputs, parts)
 
     def _weight_now(self, progress: float) -> float:
         if not self.consistency_ramp:

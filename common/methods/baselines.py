@@ -49,17 +49,11 @@ _PATCHES = ("patch_size", "mask_ratio")
 _NO_PATCHES: dict[str, Any] = {"mask_ratio": 0.0}
 _ENCODER_ALONE: dict[str, Any] = {"transfer_parts": ["encoder"], "fresh_parts": ["decoder", "head"]}
 _VIEWS: dict[str, Any] = {**_NO_PATCHES, **_ENCODER_ALONE}
+_ALL_VOXELS = partial(ReconstructionLoss, kind="mse", where="all")
 # own settings are those of the paper or the released code; docs/baselines.md has the sources
 _BASELINES: dict[str, _Baseline] = {
-    "ae": _Baseline(
-        partial(Autoencoder, corruption="none"), partial(ReconstructionLoss, kind="mse", where="all"), own=_NO_PATCHES
-    ),
-    "dae": _Baseline(
-        partial(Autoencoder, corruption="noise"),
-        partial(ReconstructionLoss, kind="mse", where="all"),
-        ("noise_sd",),
-        own=_NO_PATCHES,
-    ),
+    "ae": _Baseline(partial(Autoencoder, corruption="none"), _ALL_VOXELS, own=_NO_PATCHES),
+    "dae": _Baseline(partial(Autoencoder, corruption="noise"), _ALL_VOXELS, ("noise_sd",), own=_NO_PATCHES),
     "mae": _Baseline(
         partial(Autoencoder, corruption="patches"), partial(ReconstructionLoss, kind="mse", where="hidden"), _PATCHES
     ),
@@ -90,12 +84,8 @@ _BASELINES: dict[str, _Baseline] = {
         own={**_VIEWS, "n_prototypes": 512},
     ),
     "tang": _Baseline(Tang, TangLoss, (), ("temperature",), own=_VIEWS),
-    "restoration": _Baseline(Restoration, partial(ReconstructionLoss, kind="mse", where="all"), own=_NO_PATCHES),
-    "transvw": _Baseline(
-        partial(Restoration, one_at_a_time=True),
-        partial(ReconstructionLoss, kind="mse", where="all"),
-        own=_NO_PATCHES,
-    ),
+    "restoration": _Baseline(Restoration, _ALL_VOXELS, own=_NO_PATCHES),
+    "transvw": _Baseline(partial(Restoration, one_at_a_time=True), _ALL_VOXELS, own=_NO_PATCHES),
 }
 BASELINES = tuple(_BASELINES)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.losses.contrastive import clip_loss, embedding_spread, gather_embeddings
 from common.losses.reconstruction import mean_error
+from common.losses.total import total_loss
 from common.masking.generator import MaskGenerator
 from common.methods.augmentation import jitter_intensity, shift_voxels
 from common.methods.teacher import EMATeacher
@@ -183,5 +184,4 @@ class CMAELoss(nn.Module):
             "reconstruction": mean_error(outputs["reconstruction"], outputs["target"], outputs["mask"]),
             "contrastive": clip_loss(predictions, keys, 1 / self.temperature, symmetric=False),
         }
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return parts["reconstruction"] + self.contrastive_weight * parts["contrastive"]
+        return total_loss(outputs, parts, contrastive=self.contrastive_weight)

@@ -18,11 +18,20 @@ from torch import Tensor, nn
 from common.losses.contrastive import embedding_spread
 from common.losses.level_contrast import LevelContrast
 from common.losses.reconstruction import mean_error
+from common.losses.total import checked_weights, total_loss
 from common.masking.generator import MaskGenerator
 from common.masking.patches import as_patch_size
 from common.methods.views import PatchView, check_reconstructs
 from common.networks.heads import ProjectionHead
 from common.networks.mit_unet import MixTransformerUNet
+
+
+def last_two_thirds(x: Tensor, cells: Sequence[int]) -> Tensor:
+    """Those of a map or image (B, C, *S) along each axis, in whole ``cells`` of the deepest map."""
+    for axis, n in enumerate(cells, start=2):
+        first = (n // 3) * (x.shape[axis] // n)
+        x = x.narrow(axis, first, x.shape[axis] - first)
+    return x
 
 
 class HybMIM(nn.Module):
@@ -84,13 +93,6 @@ class HybMIM(nn.Module):
         order = [0, *range(1, 1 + 2 * d, 2), *range(2, 2 + 2 * d, 2)]
         return hidden.permute(order).flatten(1 + d).flatten(1, d)
 
-    def part(self, x: Tensor, cells: Sequence[int]) -> Tensor:
-        """The last two thirds of a map or image (B, C, *S) along each axis, in whole ``cells`` of the deepest map."""
-        for axis, n in enumerate(cells, start=2):
-            first = (n // 3) * (x.shape[axis] // n)
-            x = x.narrow(axis, first, x.shape[axis] - first)
-        return x
-
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Do the three tasks on ``image`` (B, C, *S), values in [0, 1].
 
@@ -105,15 +107,15 @@ class HybMIM(nn.Module):
         features = self.network.encode(seen)
         deepest = features[-1]
         cells = deepest.shape[2:]
-        made = self.network.head(self.network.decode([self.part(feature, cells) for feature in features]))
+        made = self.network.head(self.network.decode([last_two_thirds(feature, cells) for feature in features]))
         with torch.no_grad():
             again = self.network.encode(seen)[-1]
         regions = deepest.flatten(2).transpose(1, 2)
         embeddings = torch.stack([self.projector(deepest), self.projector(again)]).float()
         return {
             "reconstruction": made.float().unsqueeze(0),
-            "target": self.part(image, cells).unsqueeze(0),
-            "mask": self.part(mask, cells).unsqueeze(0),
+            "target": last_two_thirds(image, cells).unsqueeze(0),
+            "mask": last_two_thirds(mask, cells).unsqueeze(0),
             "fill": self.fill,
             "embeddings": embeddings,
             "hidden_places": self.hidden_places(mask),
@@ -147,15 +149,9 @@ class HybMIMLoss(nn.Module):
         contrastive_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        self.weights = {
-            "reconstruction": 1.0,
-            "count": count_weight,
-            "place": place_weight,
-            "agreement": agreement_weight,
-            "contrastive": contrastive_weight,
-        }
-        if min(self.weights.values()) < 0:
-            raise ValueError(f"weights: got {self.weights}. Give 0 or more.")
+        self.weights = checked_weights(
+            count=count_weight, place=place_weight, agreement=agreement_weight, contrastive=contrastive_weight
+        )
         self.contrast = LevelContrast(kind="ntxent", temperature=temperature, learnable=False)
 
     def forward(self, outputs: dict[str, Any], target: Tensor | None = None) -> Tensor:
@@ -176,5 +172,4 @@ class HybMIMLoss(nn.Module):
             "agreement": F.cross_entropy(counts, (places > 0).sum(-1).flatten()) / 2,
             "contrastive": self.contrast(a, b),
         }
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        return total_loss(outputs, parts, **self.weights)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.losses.contrastive import SymmetricContrastiveLoss, embedding_spread
 from common.losses.ssim import SSIMLoss
+from common.losses.total import total_loss
 from common.masking.generator import MaskGenerator
 from common.methods.views import IntensityView, PatchView, check_reconstructs, ssim_of_views
 from common.networks.heads import ProjectionHead
@@ -180,5 +181,4 @@ class ISDMAELoss(nn.Module):
         del target
         parts = ssim_of_views(self.ssim, outputs, VIEWS)
         parts["contrastive"] = self.contrastive(*outputs["embeddings"])
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return parts["ssim_intensity"] + parts["ssim_patch"] + self.contrastive_weight * parts["contrastive"]
+        return total_loss(outputs, parts, contrastive=self.contrastive_weight)

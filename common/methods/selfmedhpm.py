@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.losses.ranking import REDUCTIONS, pairwise_ranking_loss, rank_correlation
 from common.losses.reconstruction import NORMALISATIONS, normalise_patches
+from common.losses.total import total_loss
 from common.masking.generator import MaskGenerator
 from common.masking.guided import hard_patch_mask
 from common.masking.patches import n_masked_patches, patchify, unpatchify, upsample_patch_mask
@@ -270,5 +271,4 @@ class SelfMedHPMLoss(nn.Module):
         if "scores" in outputs:
             ranking = pairwise_ranking_loss(outputs["scores"], outputs["patch_losses"], reduction=self.ranking)
             parts["prediction"] = self.prediction_weight * ranking
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return torch.stack(list(parts.values())).sum()
+        return total_loss(outputs, parts)

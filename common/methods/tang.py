@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from common.losses.contrastive import embedding_spread
 from common.losses.level_contrast import LevelContrast
 from common.losses.reconstruction import mean_error
+from common.losses.total import checked_weights, total_loss
 from common.masking.boxes import boxes_mask, random_boxes
 from common.masking.generator import MaskGenerator
 from common.networks.heads import ProjectionHead
@@ -177,13 +178,9 @@ class TangLoss(nn.Module):
         contrastive_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weights = {
-            "reconstruction": reconstruction_weight,
-            "rotation": rotation_weight,
-            "contrastive": contrastive_weight,
-        }
-        if min(self.weights.values()) < 0:
-            raise ValueError(f"weights: got {self.weights}. Give 0 or more.")
+        self.weights = checked_weights(
+            reconstruction=reconstruction_weight, rotation=rotation_weight, contrastive=contrastive_weight
+        )
         self.contrast = LevelContrast(kind="ntxent", temperature=temperature, learnable=False)
 
     def forward(self, outputs: dict[str, Any], target: Tensor | None = None) -> Tensor:
@@ -200,5 +197,4 @@ class TangLoss(nn.Module):
             "rotation": F.cross_entropy(outputs["turn_scores"].flatten(0, 1), outputs["quarters"].flatten()),
             "contrastive": self.contrast(a, b),
         }
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
+        return total_loss(outputs, parts, **self.weights)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.losses.contrastive import embedding_spread
 from common.losses.level_contrast import LevelContrast
 from common.losses.ssim import SSIMLoss
+from common.losses.total import total_loss
 from common.masking.generator import MaskGenerator
 from common.methods.augmentation import random_affine, warp
 from common.methods.views import IntensityView, PatchView, check_reconstructs, ssim_of_views
@@ -243,15 +244,12 @@ class TCSMAELoss(nn.Module):
         """
         del target
         parts = ssim_of_views(self.ssim, outputs, VIEWS)
-        loss = torch.stack(list(parts.values())).sum()
         if self.contrast.kind != "none":
             if "embeddings" not in outputs:
                 raise ValueError(
                     f"contrast: {self.contrast.kind!r} compares embeddings, and there are none. Give levels."
                 )
             parts["contrastive"] = self.contrast(*outputs["embeddings"])
-            loss = loss + self.contrastive_weight * parts["contrastive"]
             if self.contrast.kind == "ntxent":
                 outputs["stats"]["temperature"] = self.contrast.temperature.detach()
-        outputs["losses"] = {name: part.detach() for name, part in parts.items()}
-        return loss
+        return total_loss(outputs, parts, contrastive=self.contrastive_weight)

@@ -17,10 +17,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.bundle import ConfigParser
+from monai.inferers import Inferer
 from torch import Tensor
 
 from benchmarks.rows import ROWS, Case
@@ -32,6 +33,7 @@ from common.methods.selfmedhpm import SelfMedHPM
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EDGES = (64, 96)
 PRECISIONS = ("fp32", "bf16")
+BATCHES = {"pretrain": "pretrain_batch_size", "train": "batch_size"}
 
 
 def _one_pass(method: Any, x: Tensor) -> list[Tensor]:
@@ -79,14 +81,7 @@ PASSES: dict[str, Callable[[Any, Tensor], list[Tensor]]] = {
 
 def method_tax(device: torch.device, *, bundle: str, smoke: bool = True, **settings: Any) -> Case:
     """A step of that bundle at the size of ``smoke.json`` or its own; ``settings`` are those of ``pretrain.json``."""
-    config = bundle_config(bundle, "pretrain", {**settings, "device": str(device)}, smoke=smoke)
-    method = config.get_parsed_content("network").train()
-    criterion = config.get_parsed_content("loss").to(device)
-    optimizer = config.get_parsed_content("optimizer")
-    inferer = config.get_parsed_content("train#inferer")
-    image = example_image(bundle, config["pretrain_batch_size"], config["roi_size"], device)
-    if hasattr(method, "set_progress"):
-        method.set_progress(0.5)
+    method, criterion, optimizer, inferer, image = stage_of(bundle, "pretrain", device, smoke=smoke, **settings)
     clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
     scalars = Scalars(log_dir="unused", interval=1_000_000)
     engine = _trainer()
@@ -113,13 +108,8 @@ def method_tax(device: torch.device, *, bundle: str, smoke: bool = True, **setti
 
 def training_step(device: torch.device, *, bundle: str, smoke: bool = True, **settings: Any) -> Callable[[], object]:
     """A step of fine-tuning, likewise."""
-    config = bundle_config(bundle, "train", {**settings, "device": str(device)}, smoke=smoke)
-    network = config.get_parsed_content("network").train()
-    criterion = config.get_parsed_content("loss").to(device)
-    optimizer = config.get_parsed_content("optimizer")
-    inferer = config.get_parsed_content("train#inferer")
-    image = example_image(bundle, config["batch_size"], config["roi_size"], device)
-    n_classes = len(config["structures"]) + 1
+    network, criterion, optimizer, inferer, image = stage_of(bundle, "train", device, smoke=smoke, **settings)
+    n_classes = len(bundle_config(bundle, "train", {})["structures"]) + 1
     label = torch.randint(n_classes, (len(image), 1, *image.shape[2:]), dtype=torch.uint8, device=device)
     target = {"label": label, "annotated": torch.ones(len(image), n_classes, dtype=torch.bool, device=device)}
     clip = ClipGradients(optimizer=optimizer, max_norm=5.0)
@@ -134,6 +124,28 @@ def training_step(device: torch.device, *, bundle: str, smoke: bool = True, **se
     return step
 
 
+class Stage(NamedTuple):
+    """What makes a step of a bundle's stage, and crops (B, C, *S) to make it with."""
+
+    network: Any
+    criterion: Any
+    optimizer: torch.optim.Optimizer
+    inferer: Inferer
+    image: Tensor
+
+
+def stage_of(bundle: str, stage: str, device: torch.device, *, smoke: bool = True, **settings: Any) -> Stage:
+    """That of ``pretrain.json`` or ``train.json``, half of the training done."""
+    config = bundle_config(bundle, stage, {**settings, "device": str(device)}, smoke=smoke)
+    network, criterion, optimizer, inferer = (
+        config.get_parsed_content(name) for name in ("network", "loss", "optimizer", "train#inferer")
+    )
+    if hasattr(network, "set_progress"):
+        network.set_progress(0.5)
+    image = _image(bundle, config[BATCHES[stage]], config["roi_size"], device)
+    return Stage(network.train(), criterion.to(device), optimizer, inferer, image)
+
+
 def _trainer() -> Any:
     """As much of one as the handlers of gradients and scalars read."""
     return SimpleNamespace(
@@ -141,7 +153,7 @@ def _trainer() -> Any:
     )
 
 
-def example_image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.device) -> Tensor:
+def _image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Smooth noise with the bundle's channels."""
     metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text())
     n_channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]

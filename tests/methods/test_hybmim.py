@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from common.losses.contrastive import ntxent
-from common.methods.hybmim import HybMIM, HybMIMLoss
+from common.methods.hybmim import HybMIM, HybMIMLoss, last_two_thirds
 from common.networks.mit_unet import MixTransformerUNet
 
 
@@ -42,7 +42,7 @@ def test_the_part_is_cut_out_of_image_and_maps_alike() -> None:
     x = image()
     outputs = method()(x)
     assert torch.equal(outputs["target"][0], x[:, :, 16:])
-    cut = method().part(torch.arange(6.0).view(1, 1, 6, 1).expand(1, 1, 6, 4), (3, 2))
+    cut = last_two_thirds(torch.arange(6.0).view(1, 1, 6, 1).expand(1, 1, 6, 4), (3, 2))
     assert torch.equal(cut, torch.arange(2.0, 6.0).view(1, 1, 4, 1).expand(1, 1, 4, 4))
 
 
@@ -112,7 +112,7 @@ def test_terms_by_hand() -> None:
     ("refused", "message"),
     [
         (lambda: method(patch_size=12), "a divisor of the network's stride, 16"),
-        (lambda: HybMIMLoss(place_weight=-1), "weights"),
+        (lambda: HybMIMLoss(place_weight=-1), "place_weight"),
     ],
 )
 def test_arguments_are_checked(refused: Any, message: str) -> None:

@@ -164,7 +164,7 @@ class TestLoss:
 
 @pytest.mark.parametrize(
     ("refused", "message"),
-    [(lambda: method(max_share=0.5), "max_share"), (lambda: TangLoss(rotation_weight=-1), "weights")],
+    [(lambda: method(max_share=0.5), "max_share"), (lambda: TangLoss(rotation_weight=-1), "rotation_weight")],
 )
 def test_arguments_are_checked(refused: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
