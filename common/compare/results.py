@@ -69,9 +69,8 @@ class Results:
     def write(self) -> None:
         """``runs.csv`` and ``results.json``, each complete or as before."""
         out = self.plan.out
-        write_csv(
-            out / "runs.csv", COLUMNS, (row.values() for row in self.rows)
-        )  # each row has them all, in this order
+        # each row has all columns, in this order
+        write_csv(out / "runs.csv", COLUMNS, (row.values() for row in self.rows))
         cases = self.plan.cases
         content = {
             "options": vars(self.plan.options),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -34,12 +33,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.rows import Case, row
+from benchmarks.tax import bundle_config
 from common.data.phantom import phantom
 from common.handlers import finish_volumes
 from common.inferers import AutocastInferer, WindowInferer
 from common.recipes import BODY_MARGIN, in_body
 
-CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "amlp" / "configs"
 SPACING = (2.0, 2.0, 2.0)
 ROI = (64, 64, 64)
 OVERLAP = 0.5
@@ -66,12 +65,10 @@ class VotesAndUNet(torch.nn.Module):
 
 def _config(device: torch.device, **settings: Any) -> ConfigParser:
     """``inference.json`` of amlp with ``smoke.json`` on top, at 2 mm."""
-    config = json.loads((CONFIGS / "inference.json").read_text())
-    smoke = {name: value for name, value in json.loads((CONFIGS / "smoke.json").read_text()).items() if name in config}
     sizes = {"spacing": list(SPACING), "roi_size": list(ROI), "overlap": OVERLAP, "preview": False}
-    parser = ConfigParser({**config, **smoke, **sizes, "device": device, **settings})
+    parser = bundle_config("amlp", "inference", {**sizes, "device": device, **settings})
     torch.manual_seed(0)
-    parser["network"] = VotesAndUNet(parser.get_parsed_content("network_def"), len(config["structures"]) + 1).to(device)
+    parser["network"] = VotesAndUNet(parser.get_parsed_content("network_def"), len(parser["structures"]) + 1).to(device)
     return parser
 
 

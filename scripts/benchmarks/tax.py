@@ -162,7 +162,7 @@ def _image(bundle: str, batch_size: int, shape: Sequence[int], device: torch.dev
 
 
 def bundle_config(bundle: str, stage: str, settings: dict[str, Any], *, smoke: bool = True) -> ConfigParser:
-    """A bundle's ``pretrain.json`` or ``train.json``, with ``smoke.json`` on top, and the settings that it has."""
+    """A bundle's ``<stage>.json``, with ``smoke.json`` on top, and of the settings those that it has."""
     folder = BUNDLES / bundle / "configs"
     config: dict[str, Any] = json.loads((folder / f"{stage}.json").read_text())
     overlay = json.loads((folder / "smoke.json").read_text()) if smoke else {}
