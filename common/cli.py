@@ -170,6 +170,7 @@ def compare(
     validations: int = 4,
     pretrain_steps: int | None = None,
     scratch_long: bool = False,
+    folds: int = 1,
     val_fraction: float = 0.2,
     test_fraction: float = 0.25,
     split_seed: int = 0,
@@ -203,9 +204,10 @@ def compare(
         validations: how often these steps stop to validate.
         pretrain_steps: of pretraining. Default: the bundles'.
         scratch_long: also train from scratch for as long as pretraining and fine-tuning take together.
+        folds: cut the labelled cases into so many parts, each of which is the test cases once; 1 is a fixed test set.
         val_fraction: share of the labelled cases that choose learning rates and epochs.
         test_fraction: share of the labelled cases to test on, where the folder has no labelled test cases.
-        split_seed: of these two choices, which are the same for all seeds.
+        split_seed: of these choices, which are the same for all seeds.
         patient: expression for the part of a case's name that names the patient; see docs/your_data.md.
         include_held_out: let pretraining see validation and test images.
         device: such as cuda:1.
@@ -234,6 +236,7 @@ def compare(
         validations=validations,
         pretrain_steps=pretrain_steps,
         scratch_long=scratch_long,
+        folds=folds,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         split_seed=split_seed,

@@ -1,4 +1,4 @@
-"""What a comparison is made of: arms, and the runs that give them their numbers."""
+"""What a comparison is made of: arms, their cells, and the runs that give them their numbers."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """An arm with a share of the labels, and one fold's cases: what a learning rate is chosen for.
+
+    Attributes:
+        arm: the way to a model.
+        fraction: of the labelled training cases.
+        fold: number from 0; ``None`` where a comparison has one split.
+    """
+
+    arm: Arm
+    fraction: float
+    fold: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, relative to that of the stage."""
+        fold = "" if self.fold is None else f"/fold{self.fold}"
+        return f"{self.arm.folder}/{label_name(self.fraction)}{fold}"
+
+
+@dataclass(frozen=True)
 class Run:
     """One bundle command.
 
@@ -60,3 +81,8 @@ class Run:
     arguments: Mapping[str, Any]
     steps: int = 0
     voxels: int = 0
+
+
+def label_name(fraction: float) -> str:
+    """E.g. ``labels_0.1``."""
+    return f"labels_{fraction:g}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.data.cases import Case, find_cases
-from common.data.split import patients, split_cases
+from common.data.split import patients, split_cases, split_folds
 from common.errors import InputError
 
 
@@ -17,8 +17,8 @@ from common.errors import InputError
 class ComparedCases:
     """Cases by what they are for.
 
-    Validation and test cases are the same for all seeds, so that one pretraining serves every seed without having seen
-    any of them.
+    Validation and test cases are the same for all seeds, and pretraining sees those of no fold, so that one pretraining
+    serves every seed and fold.
 
     Attributes:
         pool: labelled cases, from which a seed draws those that a run trains on.
@@ -51,25 +51,29 @@ class ComparedCases:
 def compared_cases(
     dataset_dir: str | os.PathLike,
     *,
+    folds: int = 1,
     val_fraction: float = 0.2,
     test_fraction: float = 0.25,
     split_seed: int = 0,
     patient: str | None = None,
     include_held_out: bool = False,
-) -> ComparedCases:
-    """Split a folder for a comparison.
+) -> list[ComparedCases]:
+    """Split a folder for a comparison, once, or once per fold.
 
     Args:
         dataset_dir: see :mod:`common.data.cases`. Labelled test cases of the folder are the test cases.
+        folds: into so many parts are the labelled cases cut, by patient; each part is the test cases once. Of more than
+            one, pretraining sees unlabelled cases alone: every labelled one is a test case of some fold.
         val_fraction: share of the labelled cases (without the test cases) to validate on, at least one.
         test_fraction: share of the labelled cases to test on, at least one, where the folder names no labelled test
-            case.
-        split_seed: of both choices.
+            case and there is one fold.
+        split_seed: of these choices.
         patient: expression for the part of an id that names the patient; see :func:`common.data.split.split_cases`.
         include_held_out: pretrain on validation and test images too (transductive: say so with the scores).
 
     Raises:
-        InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`.
+        InputError: see :func:`~common.data.cases.find_cases` and :func:`~common.data.split.split_cases`; folds of a
+            folder that has labelled test cases, too few cases for them, or no image to pretrain on.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction: {test_fraction} given, between 0 and 1 is allowed. Try 0.25.")
@@ -79,28 +83,49 @@ def compared_cases(
     if len(labelled) < (2 if test else 3):
         needed = "2 (one to train, one to validate)" if test else "3 (one each to train, to validate and to test)"
         raise InputError(f"{dataset_dir}: {len(labelled)} labelled training cases, a comparison needs {needed}.")
-    if not test:
-        split = split_cases(labelled, val_fraction=test_fraction, seed=split_seed, min_train=2, patient=patient)
-        test, labelled = split.val, split.train
-    split = split_cases(labelled, val_fraction=val_fraction, seed=split_seed, patient=patient)
-    held_out = {c.id for c in [*split.val, *test, *(c for c in cases if c.subset == "test")]}
+    if test and folds > 1:
+        msg = (
+            f"folds: {dataset_dir} has {len(test)} labelled test cases, on which all are tested. Leave folds out, or "
+            "make them training cases."
+        )
+        raise InputError(msg)
+    if test:
+        tests = [test]
+    elif folds > 1:
+        tests = split_folds(labelled, folds, seed=split_seed, patient=patient)
+    else:
+        tests = [split_cases(labelled, val_fraction=test_fraction, seed=split_seed, min_train=2, patient=patient).val]
+    compared = [_fold(cases, test, val_fraction, split_seed, patient) for test in tests]
+    unseen = {c.id for fold in compared for c in [*fold.val, *fold.test, *fold.left_out]}
+    unseen |= {c.id for c in cases if c.subset == "test"}
+    pretraining = [c for c in cases if include_held_out or c.id not in unseen]
+    if not pretraining:
+        msg = (
+            f"{dataset_dir}: no image is left to pretrain on, since every labelled one is held out in some fold. Add "
+            "unlabelled ones, or compare without folds."
+        )
+        raise InputError(msg)
+    return [replace(fold, pretraining=pretraining) for fold in compared]
+
+
+def _fold(
+    cases: Sequence[Case], test: Sequence[Case], val_fraction: float, seed: int, patient: str | None
+) -> ComparedCases:
+    """Training and validation cases around these test cases; what to pretrain on is for all folds to say."""
+    tested = {c.id for c in test}
+    labelled = [c for c in cases if c.subset == "train" and c.label is not None and c.id not in tested]
+    split = split_cases(labelled, val_fraction=val_fraction, seed=seed, patient=patient)
+    held_out = tested | {c.id for c in cases if c.subset == "test"} | {c.id for c in split.val}
     shadowed = _same_patients(cases, held_out, patient) | _same_files(cases, held_out)
     pool = [c for c in split.train if c.id not in shadowed]
     if not pool:
         msg = (
-            f"{dataset_dir}: every labelled training case shares its patient or its image with a held-out one "
+            f"every labelled training case shares its patient or its image with a held-out one "
             f"({', '.join(sorted(shadowed))}). Add patients, or change the patient expression."
         )
         raise InputError(msg)
-    excluded = set() if include_held_out else held_out | shadowed
-    return ComparedCases(
-        pool=pool,
-        val=split.val,
-        test=test,
-        pretraining=[c for c in cases if c.id not in excluded],
-        left_out=[c for c in cases if c.id in shadowed],
-        patient=patient,
-    )
+    left_out = [c for c in cases if c.id in shadowed]
+    return ComparedCases(pool, split.val, list(test), [], left_out, patient)
 
 
 def _same_patients(cases: Sequence[Case], held_out: set[str], patient: str | None) -> set[str]:

@@ -13,6 +13,7 @@ from common.compare.report import write_report
 from common.compare.results import Results
 from common.compare.run import check_settings
 from common.compare.schedule import Schedule
+from common.compare.texts import cases_text, numbers_text
 from common.errors import InputError
 
 
@@ -55,12 +56,11 @@ def run_comparison(options: Options, *, dry_run: bool = False) -> str:
 
 def describe(plan: Plan) -> str:
     """What will run, and how long it will take."""
-    options, cases = plan.options, plan.cases
+    options = plan.options
     lines = [
-        f"{len(cases.pool)} labelled cases to train on, {len(cases.val)} to validate, {len(cases.test)} to test, "
-        f"{len(cases.pretraining)} images to pretrain on.",
+        f"{cases_text(plan)}; {len(plan.pretraining)} images to pretrain on.",
         f"Seeds: {options.seeds}; labelled cases per run: "
-        f"{', '.join(str(cases.n_labelled(f)) for f in options.label_fractions)}.",
+        f"{', '.join(numbers_text(plan.n_labelled(f)) for f in options.label_fractions)}.",
     ]
     for arm in plan.arms:
         if arm.kind == "pretrained":
@@ -68,7 +68,7 @@ def describe(plan: Plan) -> str:
             lines.append(f"  {arm.name}: {run.steps} steps of pretraining ({arm.network_name}), against {arm.baseline}")
     scratch = [arm for arm in plan.arms if arm.kind == "scratch"]
     for arm in scratch:
-        run = plan.train(arm, options.label_fractions[0], 0, 0)
+        run = plan.train(plan.cells_of(arm, options.label_fractions[0])[0], 0, 0)
         lines.append(f"  {arm.name}: {run.steps} steps")
     guess = estimate(plan)
     kind = "at the pace of the runs that are done" if guess.measured else "a guess for one CPU core; a GPU is faster"

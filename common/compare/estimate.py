@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.compare.arms import Arm, Run
-from common.compare.plan import Plan, label_name
+from common.compare.arms import Cell, Run
+from common.compare.plan import Plan
 from common.compare.run import record_of
 
 # measured on one core of a server: docs/results.md, first trial (two crops of 64 voxels cubed, 2 s a step; one, 0.4 s)
@@ -41,7 +41,7 @@ def estimate(plan: Plan) -> Estimate:
         if arm.kind == "pretrained"
         for seed in range(options.pretrain_seeds)
     ]
-    trainings = [run for arm, fraction in plan.cells for run in _trainings(plan, arm, fraction)]
+    trainings = [run for cell in plan.cells for run in _trainings(plan, cell)]
     done: list[Run] = []
     missing: list[Run] = []
     for run in [*pretrainings, *trainings]:
@@ -53,21 +53,19 @@ def estimate(plan: Plan) -> Estimate:
     seconds = math.fsum(_seconds(run, paces) for run in missing)
     if options.scratch_long:  # each takes as long as the longest pretraining and a training
         extra = max(_seconds(run, paces) for run in pretrainings) + max(_seconds(run, paces) for run in trainings)
-        seconds += extra * options.seeds * sum(arm.kind == "scratch_long" for arm, _ in plan.cells)
-    tests = [
-        plan.out / "test" / a.folder / label_name(f) / f"s{s}" for a, f in plan.cells for s in range(options.seeds)
-    ]
+        seconds += extra * options.seeds * sum(cell.arm.kind == "scratch_long" for cell in plan.cells)
+    tests = [plan.out / "test" / cell.folder / f"s{seed}" for cell in plan.cells for seed in range(options.seeds)]
     seconds += _SECONDS_PER_TEST * sum(not any(folder.glob("*/record.json")) for folder in tests)
     return Estimate(len(done) + len(missing), len(done), seconds, bool(done))
 
 
-def _trainings(plan: Plan, arm: Arm, fraction: float) -> list[Run]:
+def _trainings(plan: Plan, cell: Cell) -> list[Run]:
     """Every candidate of the search's seeds, and one of each later seed: the one that is there, if one is."""
-    if arm.kind == "scratch_long":
+    if cell.arm.kind == "scratch_long":
         return []
     runs = []
     for seed in range(plan.options.seeds):
-        tried = [plan.train(arm, fraction, seed, i) for i in range(len(plan.candidates(arm)))]
+        tried = [plan.train(cell, seed, i) for i in range(len(plan.candidates(cell.arm)))]
         if seed >= plan.options.search_seeds:
             tried = [next((run for run in tried if record_of(plan.out, run.key) is not None), tried[0])]
         runs += tried

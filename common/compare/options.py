@@ -31,6 +31,7 @@ class Options:
     validations: int = 4
     pretrain_steps: int | None = None
     scratch_long: bool = False
+    folds: int = 1
     val_fraction: float = 0.2
     test_fraction: float = 0.25
     split_seed: int = 0
@@ -45,11 +46,10 @@ class Options:
         Raises:
             InputError: naming the option.
         """
-        least = {"seeds": 1, "pretrain_seeds": 1, "search_seeds": 1, "validations": 1, "steps": 1, "pretrain_steps": 1}
-        for name, minimum in least.items():
+        for name in ("seeds", "pretrain_seeds", "search_seeds", "validations", "steps", "pretrain_steps", "folds"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < minimum):
-                raise InputError(f"{name}: {value!r} given, whole numbers of at least {minimum} are allowed.")
+            if value is not None and (type(value) is not int or value < 1):
+                raise InputError(f"{name}: {value!r} given, whole numbers of at least 1 are allowed.")
         if max(self.pretrain_seeds, self.search_seeds) > self.seeds:
             msg = f"seeds: {self.seeds} given, less than pretrain_seeds or search_seeds. Give more seeds."
             raise InputError(msg)
@@ -68,6 +68,13 @@ class Options:
         for fraction in self.label_fractions:
             if not 0 < fraction <= 1:
                 raise InputError(f"label_fraction: {fraction} given, above 0 and at most 1 is allowed.")
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """Settings of a bundle that ``steps`` and ``validations`` stand for; none where its own length stays."""
+        if self.steps is None:
+            return {}
+        return {"epochs": self.validations, "steps": self.steps // self.validations, "val_interval": 1}
 
     @property
     def scratch_rates(self) -> tuple[float, ...]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.compare.arms import Arm, Run
-from common.compare.bundles import ONE_RATE, Bundle, downstream, find_bundles, fingerprint
+from common.compare.arms import Arm, Cell, Run
+from common.compare.bundles import ONE_RATE, Bundle, find_bundles
 from common.compare.cases import ComparedCases, compared_cases
 from common.compare.options import Options
-from common.compare.presets import Variant, find_variants
+from common.compare.pairing import find_arms
+from common.compare.presets import find_variants, settings_of
 from common.data.cases import Case
 from common.data.datalist import image_items, labelled_items
 from common.errors import InputError
@@ -35,8 +35,9 @@ class Plan:
         self.out = Path(options.out_dir).expanduser().absolute()
         self.dataset_dir = Path(options.dataset_dir).expanduser().absolute()
         bundles = find_bundles(options.bundles_dir, options.methods, options.overlays)
-        self.cases: ComparedCases = compared_cases(
+        self.folds: list[ComparedCases] = compared_cases(
             self.dataset_dir,
+            folds=options.folds,
             val_fraction=options.val_fraction,
             test_fraction=options.test_fraction,
             split_seed=options.split_seed,
@@ -48,7 +49,7 @@ class Plan:
         self._check_known(options.overrides, bundles, "overrides")
         for variant in variants:
             self._check_known(variant.overrides, [variant.bundle], variant.name)
-        self.arms = self._arms(variants)
+        self.arms = find_arms(variants, options, self.out)
 
     @cached_property
     def by_name(self) -> dict[str, Arm]:
@@ -56,11 +57,30 @@ class Plan:
         return {arm.name: arm for arm in self.arms}
 
     @property
-    def cells(self) -> list[tuple[Arm, float]]:
-        """Arm and fraction of labels; scratch first, so that pairs are complete early."""
+    def cells(self) -> list[Cell]:
+        """Of every arm, fraction of labels and fold; scratch first, so that pairs are complete early."""
         order = {"scratch": 0, "pretrained": 1, "scratch_long": 2}
         arms = sorted(self.arms, key=lambda arm: order[arm.kind])
-        return [(arm, fraction) for fraction in self.options.label_fractions for arm in arms]
+        fractions = self.options.label_fractions
+        return [cell for fraction in fractions for arm in arms for cell in self.cells_of(arm, fraction)]
+
+    def cells_of(self, arm: Arm, fraction: float) -> list[Cell]:
+        """A cell per fold."""
+        folds: list[int | None] = [None] if len(self.folds) == 1 else [*range(len(self.folds))]
+        return [Cell(arm, fraction, fold) for fold in folds]
+
+    def cases(self, cell: Cell) -> ComparedCases:
+        """The cases of a cell's fold."""
+        return self.folds[cell.fold or 0]
+
+    @property
+    def pretraining(self) -> list[Case]:
+        """The images that pretraining sees, of all folds."""
+        return self.folds[0].pretraining
+
+    def n_labelled(self, fraction: float) -> list[int]:
+        """Numbers of labelled cases to train on: one, or those of folds that differ."""
+        return sorted({cases.n_labelled(fraction) for cases in self.folds})
 
     def candidates(self, arm: Arm) -> list[tuple[float, float]]:
         """Learning rate of the head and factor of the body that a cell of this arm may choose."""
@@ -81,21 +101,22 @@ class Plan:
             "pretrained": str(self.out / key / "ssl.pt"),
             "seed": number,
             **length,
-            "cases": image_items(self.cases.pretraining, prepared=True),
+            "cases": image_items(self.pretraining, prepared=True),
         }
         steps = length["pretrain_epochs"] * length["pretrain_steps"]
         voxels = _voxels(config, "pretrain_batch_size")
         return Run(key, arm.bundle, ("pretrain",), arguments, steps, voxels)
 
-    def train(self, arm: Arm, fraction: float, seed: int, candidate: int, steps: int | None = None) -> Run:
+    def train(self, cell: Cell, seed: int, candidate: int, steps: int | None = None) -> Run:
         """One fine-tuning, or training from scratch.
 
         Args:
-            arm, fraction, seed: which cell, and which draw.
+            cell, seed: of which arm and cases, and which draw.
             candidate: position of its learning rate in :meth:`candidates`.
             steps: another number than the comparison's (``scratch_long``).
         """
-        key = f"train/{arm.folder}/{label_name(fraction)}/s{seed}/lr{candidate}"
+        arm, cases = cell.arm, self.cases(cell)
+        key = f"train/{cell.folder}/s{seed}/lr{candidate}"
         config = self._config(arm, "train")
         length = self._length(config, steps)
         lr, factor = self.candidates(arm)[candidate]
@@ -109,8 +130,8 @@ class Plan:
             **length,
             "lr": lr,
             **arm.bundle.known({"body_lr_factor": factor} if arm.kind == "pretrained" else ONE_RATE, "train"),
-            "train#dataset#data": self._labelled(self.cases.labelled(fraction, seed), structures, prepared=True),
-            "validate#dataset#data": self._labelled(self.cases.val, structures),
+            "train#dataset#data": self._labelled(cases.labelled(cell.fraction, seed), structures, prepared=True),
+            "validate#dataset#data": self._labelled(cases.val, structures),
         }
         if arm.kind == "pretrained":
             arguments["pretrained"] = self.pretrain(arm, seed).arguments["pretrained"]
@@ -120,8 +141,9 @@ class Plan:
         n_steps = length["epochs"] * length["steps"]
         return Run(key, arm.bundle, ("train",), arguments, n_steps, _voxels(config, "batch_size"))
 
-    def test(self, train: Run, arm: Arm) -> Run:
+    def test(self, train: Run, cell: Cell) -> Run:
         """The metrics of a chosen run on the test cases."""
+        arm = cell.arm
         key = train.key.replace("train", "test", 1)
         structures = self._config(arm, "train")["structures"]
         arguments = {
@@ -130,17 +152,18 @@ class Plan:
             "output_dir": str(self.out / key),
             "model": train.arguments["model"],
             "section": "test",
-            "evaluation#items": self._labelled(self.cases.test, structures),
+            "evaluation#items": self._labelled(self.cases(cell).test, structures),
         }
         return Run(key, arm.bundle, ("train", "evaluate"), arguments)
 
-    def example(self, train: Run, arm: Arm) -> Run:
+    def example(self, train: Run, cell: Cell) -> Run:
         """The mask of the first test case by a chosen run, to look at."""
+        arm = cell.arm
         key = train.key.replace("train", "example", 1)
         arguments = {
             **self._known(arm, "inference"),
             **self._common(arm),
-            "dataset_dir": self.cases.test[0].image,
+            "dataset_dir": self.cases(cell).test[0].image,
             "output_dir": str(self.out / key),
             "model": train.arguments["model"],
             "preview": False,
@@ -152,62 +175,16 @@ class Plan:
         for arm in self.arms:
             if arm.kind == "pretrained":
                 yield from (self.pretrain(arm, seed) for seed in range(self.options.pretrain_seeds))
-        for arm, fraction in self.cells:
-            if arm.kind == "scratch_long":
+        for cell in self.cells:
+            if cell.arm.kind == "scratch_long":
                 continue
             for seed in range(self.options.seeds):
-                yield from (self.train(arm, fraction, seed, i) for i in range(len(self.candidates(arm))))
-
-    def _arms(self, variants: list[Variant]) -> list[Arm]:
-        networks: dict[str, list[Variant]] = {}
-        kinds: dict[str, str] = {}
-        for variant in variants:
-            overrides = {**self.options.overrides, **_settings(variant.overrides), **self._budget()}
-            config = variant.bundle.config("train", overrides=overrides)
-            network = fingerprint(downstream(config))
-            networks.setdefault(network, []).append(variant)
-            kinds[network] = str(config["network_def"]["_target_"]).rsplit(".", 1)[-1]
-        arms: list[Arm] = []
-        for network, members in networks.items():
-            taken = {arm.network_name for arm in arms}
-            network_name, first = self._scratch(kinds[network], members, taken)
-            baseline = f"scratch {network_name}"
-            shared = (network, network_name, baseline)
-            arms.append(Arm(baseline, first.bundle, first.overrides, "scratch", *shared))
-            if self.options.scratch_long:
-                arms.append(Arm(f"{baseline} long", first.bundle, first.overrides, "scratch_long", *shared))
-            arms += [Arm(v.name, v.bundle, v.overrides, "pretrained", *shared) for v in members]
-        return arms
-
-    def _scratch(self, kind: str, members: list[Variant], taken: set[str]) -> tuple[str, Variant]:
-        """Name of a network among those of its kind, and whose commands train it from scratch.
-
-        A method that joins a comparison later may come first in the alphabet: what was begun keeps name and bundle.
-        """
-        names = [kind, *(f"{kind} {n}" for n in range(2, 100))]
-        begun = {name: self._begun_by(f"scratch_{name}") for name in names if name not in taken}
-        for name, root in begun.items():
-            for member in members:
-                if str(member.bundle.root) == root:
-                    return name, member
-        return next(name for name, root in begun.items() if root is None), members[0]
-
-    def _begun_by(self, name: str) -> str | None:
-        """Folder of the bundle that an arm's runs were begun with, ``None`` where there are none."""
-        folder = self.out / "train" / name.replace(" ", "_")
-        path = next(folder.glob("*/*/*/arguments.json"), None)
-        return None if path is None else str(json.loads(path.read_text(encoding="utf-8"))["bundle_root"])
-
-    def _budget(self) -> dict[str, Any]:
-        if self.options.steps is None:
-            return {}
-        validations = self.options.validations
-        return {"epochs": validations, "steps": self.options.steps // validations, "val_interval": 1}
+                yield from (self.train(cell, seed, i) for i in range(len(self.candidates(cell.arm))))
 
     def _length(self, config: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
         """Epochs, steps of each and epochs between validations; more steps keep the number of validations."""
         length = {"epochs": config["epochs"], "steps": config["steps"], "val_interval": config["val_interval"]}
-        length |= self._budget()
+        length |= self.options.budget
         if steps is not None:
             length["steps"] = -(-steps // length["epochs"])
         return length
@@ -222,7 +199,7 @@ class Plan:
 
     def _overrides(self, arm: Arm, *configs: str) -> dict[str, Any]:
         """Those of the comparison and of the arm; a row's ``component#argument`` is one of its pretraining."""
-        own = arm.overrides if configs == ("pretrain",) else _settings(arm.overrides)
+        own = arm.overrides if configs == ("pretrain",) else settings_of(arm.overrides)
         return {**self.options.overrides, **own}
 
     def _config(self, arm: Arm, *configs: str) -> dict[str, Any]:
@@ -241,20 +218,21 @@ class Plan:
         return labelled_items(self.dataset_dir, cases, structures=structures, prepared=prepared)
 
     def _check_fractions(self) -> None:
-        counts: dict[int, float] = {}
-        for fraction in self.options.label_fractions:
-            n = self.cases.n_labelled(fraction)
-            if n < 1:
-                smallest = 1 / len(self.cases.pool)
-                msg = (
-                    f"label_fraction: {fraction:g} of {len(self.cases.pool)} training cases leaves no labelled case. "
-                    f"Give at least {smallest:.2g}, or add labelled cases."
-                )
-                raise InputError(msg)
-            if n in counts:
-                msg = f"label_fraction: {counts[n]:g} and {fraction:g} are both {n} labelled cases here. Drop one."
-                raise InputError(msg)
-            counts[n] = fraction
+        for cases in self.folds:
+            counts: dict[int, float] = {}
+            for fraction in self.options.label_fractions:
+                n = cases.n_labelled(fraction)
+                if n < 1:
+                    smallest = 1 / len(cases.pool)
+                    msg = (
+                        f"label_fraction: {fraction:g} of {len(cases.pool)} training cases leaves no labelled case. "
+                        f"Give at least {smallest:.2g}, or add labelled cases."
+                    )
+                    raise InputError(msg)
+                if n in counts:
+                    msg = f"label_fraction: {counts[n]:g} and {fraction:g} are both {n} labelled cases here. Drop one."
+                    raise InputError(msg)
+                counts[n] = fraction
 
     def _check_known(self, overrides: Mapping[str, Any], bundles: list[Bundle], source: str) -> None:
         configs = ("pretrain", "train", "inference")
@@ -264,16 +242,6 @@ class Plan:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
                 hint = f"Did you mean {near[0]}?" if near else "See the bundle's train.json."
                 raise InputError(f"{source}: no setting '{name}' in {', '.join(b.name for b in bundles)}. {hint}")
-
-
-def label_name(fraction: float) -> str:
-    """E.g. ``labels_0.1``."""
-    return f"labels_{fraction:g}"
-
-
-def _settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are settings, and not arguments of a component."""
-    return {name: value for name, value in overrides.items() if "#" not in name}
 
 
 def _voxels(config: Mapping[str, Any], batch_size: str) -> int:

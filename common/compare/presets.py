@@ -53,6 +53,11 @@ def find_variants(bundles: Sequence[Bundle], presets: Sequence[str]) -> list[Var
     return list({variant.name: variant for variant in variants}.values())
 
 
+def settings_of(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are settings, and not arguments of a component."""
+    return {name: value for name, value in overrides.items() if "#" not in name}
+
+
 def presets_of(bundle: Bundle) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Preset -> row -> overrides; empty where the bundle has none."""
     path = bundle.root / "configs" / "presets.json"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from common.compare.arms import Arm
-from common.compare.plan import label_name
+from common.compare.arms import Arm, label_name
 from common.compare.plots import curves_figure, fractions_figure, masks_figure, read_curve, seconds_figure
 from common.compare.render import Block, Heading, Picture, Points, Table, Text, markdown, self_contained_html
 from common.compare.results import Results
 from common.compare.statistics import Scores, Summary, difference, score_matrix, summarise
+from common.compare.texts import cases_text, numbers_text
 from common.files import written_beside
 from common.preview import save_figure
 
@@ -73,14 +73,12 @@ _CAUTIONS = (
 
 def _introduction(results: Results) -> list[Block]:
     plan, options = results.plan, results.plan.options
-    cases = plan.cases
     commits = sorted({str(row["commit"]) for row in results.rows if row["commit"]})
     wall = sum(row["wall_seconds"] for row in results.rows)
     trained = [row for row in results.rows if row["stage"] == "train"]
     where = ", ".join(sorted({str(row["device"]) for row in results.rows if row["device"]})) or "no run yet"
     points = [
-        f"Data: {len(cases.pool)} labelled cases to train on, {len(cases.val)} to validate, {len(cases.test)} to test; "
-        f"pretraining sees {len(cases.pretraining)} images"
+        f"Data: {cases_text(plan)}; pretraining sees {len(plan.pretraining)} images"
         + (", **validation and test images among them**." if options.include_held_out else ", none of those held out."),
         f"Seeds: {options.seeds}; a seed draws the labelled cases and everything random in fine-tuning, and all arms "
         f"share it. Pretraining seeds: {options.pretrain_seeds}. Learning rates searched on {options.search_seeds} "
@@ -92,7 +90,7 @@ def _introduction(results: Results) -> list[Block]:
         points.append("**The code changed between the runs** (several commits): repeat the earlier runs to be sure.")
     if any(row["status"] == "diverged" for row in trained):
         points.append("Some learning rates diverged (`runs.csv`); they were not chosen.")
-    if left_out := [case.id for case in cases.left_out]:
+    if left_out := sorted({case.id for cases in plan.folds for case in cases.left_out}):
         points.append(f"Left out, as they share a patient or a file with a held-out case: {', '.join(left_out)}.")
     if missing := results.missing():
         points.append(f"**Incomplete**: {len(missing)} results are missing ({'; '.join(missing[:6])}).")
@@ -103,9 +101,9 @@ def _introduction(results: Results) -> list[Block]:
 def _fraction_blocks(
     results: Results, fraction: float, structures: Sequence[str], in_mean: Sequence[str]
 ) -> list[Block]:
-    n = results.plan.cases.n_labelled(fraction)
+    n = numbers_text(results.plan.n_labelled(fraction))
     arms = [arm for arm in _ordered(results) if (arm.name, fraction) in results.scores]
-    blocks: list[Block] = [Heading(f"{n} labelled case{'s' if n > 1 else ''} ({fraction:.0%})")]
+    blocks: list[Block] = [Heading(f"{n} labelled case{'' if n == '1' else 's'} ({fraction:.0%})")]
     if not arms:
         return [*blocks, Text("No result yet.")]
     lesion = [name for name in structures if name in APART and name not in in_mean]
@@ -148,16 +146,19 @@ def _gain_table(results: Results, arms: Sequence[Arm], fraction: float, groups: 
 
 def _search_table(results: Results) -> Table:
     rows = []
-    for arm, fraction in results.plan.cells:
-        scores = results.schedule.search(arm, fraction) if arm.kind != "scratch_long" else None
+    for cell in results.plan.cells:
+        arm = cell.arm
+        scores = results.schedule.search(cell) if arm.kind != "scratch_long" else None
         if scores is None:
             continue
         for position, ((lr, factor), score) in enumerate(zip(results.plan.candidates(arm), scores, strict=True)):
             body = f"{lr * factor:g}" if arm.has_body_rate else "by layer"
-            chosen = "yes" if results.chosen.get((arm.name, fraction)) == position else ""
+            chosen = "yes" if results.chosen.get(cell.folder) == position else ""
             dice = "diverged" if score is None else f"{score:.3f}"
-            rows.append([arm.name, f"{fraction:.0%}", f"{lr:g}", body, dice, chosen])
-    return Table(["arm", "labels", "head", "body", "validation Dice", "chosen"], rows)
+            fold = [] if cell.fold is None else [str(cell.fold)]
+            rows.append([arm.name, f"{cell.fraction:.0%}", *fold, f"{lr:g}", body, dice, chosen])
+    folds = ["fold"] if len(results.plan.folds) > 1 else []
+    return Table(["arm", "labels", *folds, "head", "body", "validation Dice", "chosen"], rows)
 
 
 def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
@@ -178,7 +179,7 @@ def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
             if summary is not None:
                 summaries.setdefault(arm.name, {})[fraction] = summary
     if len(fractions) > 1 and summaries:
-        counted = {name: {plan.cases.n_labelled(f): s for f, s in points.items()} for name, points in summaries.items()}
+        counted = {name: {plan.n_labelled(f)[-1]: s for f, s in points.items()} for name, points in summaries.items()}
         add("dice_per_labels", fractions_figure(counted, title="Mean ± SD over seeds", y="test Dice"), "Dice by labels")
     for fraction in fractions:
         points = {
@@ -199,7 +200,7 @@ def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
             add(f"curves_{fraction:g}", curves_figure(curves, title=title, x="epoch", y="validation Dice"), title)
         masks = _example_masks(results, fraction)
         if len(masks) > 1:
-            case = plan.cases.test[0]
+            case = plan.folds[0].test[0]
             caption = f"{label_name(fraction)}, seed 0: masks of test case {case.id}"
             add(f"masks_{fraction:g}", masks_figure(case.image, masks), caption)
     losses = {
@@ -218,12 +219,13 @@ def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
 
 
 def _example_masks(results: Results, fraction: float) -> dict[str, str]:
-    case = results.plan.cases.test[0]
+    case = results.plan.folds[0].test[0]
     masks = {"label": str(case.label)}
     for arm in _ordered(results):
-        run = results.schedule.chosen_run(arm, fraction, 0)
+        cell = results.plan.cells_of(arm, fraction)[0]
+        run = results.schedule.chosen_run(cell, 0)
         if run is not None:
-            folder = results.plan.out / results.plan.example(run, arm).key
+            folder = results.plan.out / results.plan.example(run, cell).key
             masks.update((arm.name, str(path)) for path in folder.glob("*_seg.nii.gz"))
     return masks
 

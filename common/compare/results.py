@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.compare.arms import Arm, Run
-from common.compare.plan import Plan, label_name
+from common.compare.arms import Arm, Cell, Run, label_name
+from common.compare.plan import Plan
 from common.compare.run import record_of
 from common.compare.schedule import Schedule
-from common.compare.statistics import Scores
 from common.files import write_csv, write_json
 
-Cell = tuple[str, float]  # arm, fraction
-
 COLUMNS = (
-    *("run", "stage", "arm", "bundle", "network", "labels", "labelled_cases", "seed", "lr", "body_lr_factor", "chosen"),
-    *("status", "steps", "seconds", "wall_seconds", "parameters", "validation_dice", "test_dice", "commit", "device"),
+    *("run", "stage", "arm", "bundle", "network", "labels", "labelled_cases", "fold", "seed"),
+    *("lr", "body_lr_factor", "chosen", "status", "steps", "seconds", "wall_seconds", "parameters"),
+    *("validation_dice", "test_dice", "commit", "device"),
 )
 
 
@@ -28,22 +26,23 @@ class Results:
 
     Attributes:
         rows: one per run that has ended, with :data:`COLUMNS`.
-        scores: test Dice by seed, case and structure, per cell.
-        chosen: position of the chosen learning rate, per cell.
+        scores: test Dice by seed, case and structure, per arm and fraction. Folds are joined: a case is tested in one.
+        chosen: position of the chosen learning rate, per folder of a cell.
     """
 
     def __init__(self, plan: Plan, schedule: Schedule) -> None:
         self.plan = plan
         self.schedule = schedule
         self.rows: list[dict[str, Any]] = []
-        self.scores: dict[Cell, Scores] = {}
-        self.chosen: dict[Cell, int] = {}
+        self.scores: dict[tuple[str, float], dict[tuple[int, str, str], float]] = {}
+        self.chosen: dict[str, int] = {}
+        self._missing: list[str] = []
         for arm in plan.arms:
             if arm.kind == "pretrained":
                 for seed in range(plan.options.pretrain_seeds):
                     self._add(plan.pretrain(arm, seed), arm, "pretrain", seed=seed)
-        for arm, fraction in plan.cells:
-            self._read_cell(arm, fraction)
+        for cell in plan.cells:
+            self._read_cell(cell)
 
     def seconds(self, arm: Arm, fraction: float) -> tuple[float, float]:
         """Mean seconds of pretraining and of the chosen trainings; 0 where there are none."""
@@ -57,27 +56,18 @@ class Results:
 
     def missing(self) -> list[str]:
         """Cells and seeds without test scores."""
-        options = self.plan.options
-        found = {(cell, seed) for cell, scores in self.scores.items() for seed, _, _ in scores}
-        return [
-            f"{arm.name}, {label_name(fraction)}, seed {seed}"
-            for arm, fraction in self.plan.cells
-            for seed in range(options.seeds)
-            if ((arm.name, fraction), seed) not in found
-        ]
+        return self._missing
 
     def write(self) -> None:
         """``runs.csv`` and ``results.json``, each complete or as before."""
         out = self.plan.out
         # each row has all columns, in this order
         write_csv(out / "runs.csv", COLUMNS, (row.values() for row in self.rows))
-        cases = self.plan.cases
+        names = ("pool", "val", "test", "left_out")
         content = {
             "options": vars(self.plan.options),
-            "cases": {
-                name: [case.id for case in getattr(cases, name)]
-                for name in ("pool", "val", "test", "pretraining", "left_out")
-            },
+            "pretraining_cases": [case.id for case in self.plan.pretraining],
+            "folds": [{name: [c.id for c in getattr(cases, name)] for name in names} for cases in self.plan.folds],
             "arms": [
                 {k: getattr(a, k) for k in ("name", "kind", "network", "network_name", "baseline", "overrides")}
                 for a in self.plan.arms
@@ -93,30 +83,31 @@ class Results:
         records = [record_of(self.plan.out, row["run"]) for row in self.rows]
         return [record for record in records if record is not None]
 
-    def _read_cell(self, arm: Arm, fraction: float) -> None:
-        position = self.schedule.chosen(arm, fraction)
+    def _read_cell(self, cell: Cell) -> None:
+        arm, plan = cell.arm, self.plan
+        position = self.schedule.chosen(cell)
         if position is not None:
-            self.chosen[arm.name, fraction] = position
-        scores: dict[tuple[int, str, str], float] = {}
-        for seed in range(self.plan.options.seeds):
-            test: dict[tuple[str, str], float] = {}
-            run = self.schedule.chosen_run(arm, fraction, seed)
-            if run is not None:
-                folder = self.plan.out / self.plan.test(run, arm).key
-                if (folder / "record.json").is_file():
-                    test = read_dice(folder / "metrics.csv")
-            scores |= {(seed, case, structure): dice for (case, structure), dice in test.items()}
+            self.chosen[cell.folder] = position
+        for seed in range(plan.options.seeds):
+            run = self.schedule.chosen_run(cell, seed)
+            test = {} if run is None else self._test_dice(plan.test(run, cell))
+            if test:
+                scores = self.scores.setdefault((arm.name, cell.fraction), {})
+                scores |= {(seed, case, structure): dice for (case, structure), dice in test.items()}
+            else:
+                fold = "" if cell.fold is None else f"fold {cell.fold}, "
+                self._missing.append(f"{arm.name}, {label_name(cell.fraction)}, {fold}seed {seed}")
             dice = _mean([value for value in test.values() if not math.isnan(value)]) if test else None
-            runs = [self.plan.train(arm, fraction, seed, i) for i in range(len(self.plan.candidates(arm)))]
+            runs = [plan.train(cell, seed, i) for i in range(len(plan.candidates(arm)))]
             if arm.kind == "scratch_long":
                 runs = [run] if run is not None else []
             for each in runs:
                 chosen = run is not None and each.key == run.key
-                self._add(
-                    each, arm, "train", seed=seed, fraction=fraction, chosen=chosen, dice=dice if chosen else None
-                )
-        if scores:
-            self.scores[arm.name, fraction] = scores
+                self._add(each, arm, "train", seed=seed, cell=cell, chosen=chosen, dice=dice if chosen else None)
+
+    def _test_dice(self, test: Run) -> dict[tuple[str, str], float]:
+        folder = self.plan.out / test.key
+        return read_dice(folder / "metrics.csv") if (folder / "record.json").is_file() else {}
 
     def _add(
         self,
@@ -125,7 +116,7 @@ class Results:
         stage: str,
         *,
         seed: int,
-        fraction: float | None = None,
+        cell: Cell | None = None,
         chosen: bool = False,
         dice: float | None = None,
     ) -> None:
@@ -133,13 +124,16 @@ class Results:
         if record is None:
             return
         values = (
-            *(run.key, stage, arm.name, arm.bundle.name, arm.network_name, fraction),
-            None if fraction is None else self.plan.cases.n_labelled(fraction),
+            *(run.key, stage, arm.name, arm.bundle.name, arm.network_name),
+            *((None, None, None) if cell is None else self._draw(cell)),
             *(seed, run.arguments.get("lr"), run.arguments.get("body_lr_factor"), chosen),
             *(record[k] for k in ("status", "steps", "seconds", "wall_seconds", "parameters", "best_metric")),
             *(dice, record["commit"], record["device"]),
         )
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+
+    def _draw(self, cell: Cell) -> tuple[float, int, int | None]:
+        return cell.fraction, self.plan.cases(cell).n_labelled(cell.fraction), cell.fold
 
 
 def read_dice(path: Path) -> dict[tuple[str, str], float]:

@@ -7,10 +7,11 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from common.compare.arms import Arm, Run
-from common.compare.plan import Plan, label_name
+from common.compare.arms import Cell, Run
+from common.compare.plan import Plan
 from common.compare.run import RunFailedError, execute, record_of
 from common.errors import InputError
 from common.files import write_json
@@ -60,38 +61,39 @@ class Schedule:
 
     def _possible(self) -> Iterator[Run]:
         options = self.plan.options
-        for arm, fraction in self.plan.cells:
+        for cell in self.plan.cells:
+            arm = cell.arm
             for seed in range(options.pretrain_seeds if arm.kind == "pretrained" else 0):
                 yield self.plan.pretrain(arm, seed)
             if arm.kind != "scratch_long":
                 for seed in range(options.search_seeds):
                     for candidate in range(len(self.plan.candidates(arm))):
-                        yield from self._after_pretraining(arm, seed, self.plan.train(arm, fraction, seed, candidate))
+                        yield from self._after_pretraining(cell, seed, self.plan.train(cell, seed, candidate))
             for seed in range(options.seeds):
-                run = self.chosen_run(arm, fraction, seed)
+                run = self.chosen_run(cell, seed)
                 if run is None:
                     continue
-                yield from self._after_pretraining(arm, seed, run)
+                yield from self._after_pretraining(cell, seed, run)
                 if self._complete(run):
-                    yield self.plan.test(run, arm)
-                    if seed == 0:
-                        yield self.plan.example(run, arm)
+                    yield self.plan.test(run, cell)
+                    if seed == 0 and not cell.fold:
+                        yield self.plan.example(run, cell)
 
-    def chosen(self, arm: Arm, fraction: float) -> int | None:
+    def chosen(self, cell: Cell) -> int | None:
         """Position of the learning rate with the best mean validation Dice over the search's seeds, once all are done.
 
         A candidate that diverged on any of them is out; ``None`` while runs are missing, or when all are out. The
         choice is kept in a file: more seeds of a search do not change it, other learning rates do.
         """
-        if arm.kind == "scratch_long":
-            return self.chosen(self.plan.by_name[arm.baseline], fraction)
-        rates = [list(candidate) for candidate in self.plan.candidates(arm)]
-        path = self.plan.out / "train" / arm.folder / label_name(fraction) / "chosen.json"
+        if cell.arm.kind == "scratch_long":
+            return self.chosen(self._scratch(cell))
+        rates = [list(candidate) for candidate in self.plan.candidates(cell.arm)]
+        path = self.plan.out / "train" / cell.folder / "chosen.json"
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept.get("rates") == rates:
                 return int(kept["candidate"])
-        scores = self.search(arm, fraction)
+        scores = self.search(cell)
         if scores is None or all(score is None for score in scores):
             return None
         ranked = [-math.inf if score is None else score for score in scores]
@@ -99,41 +101,40 @@ class Schedule:
         write_json(path, {"candidate": best, "rates": rates, "validation_dice": scores})
         return best
 
-    def search(self, arm: Arm, fraction: float) -> list[float | None] | None:
+    def search(self, cell: Cell) -> list[float | None] | None:
         """Mean validation Dice of every candidate (``None``: diverged); ``None`` while runs are missing."""
         scores: list[float | None] = []
-        for candidate in range(len(self.plan.candidates(arm))):
+        for candidate in range(len(self.plan.candidates(cell.arm))):
             seeds = range(self.plan.options.search_seeds)
-            records = [record_of(self.plan.out, self.plan.train(arm, fraction, seed, candidate).key) for seed in seeds]
+            records = [record_of(self.plan.out, self.plan.train(cell, seed, candidate).key) for seed in seeds]
             if any(record is None for record in records):
                 return None
             scores.append(_mean_metric([record for record in records if record is not None]))
         return scores
 
-    def chosen_run(self, arm: Arm, fraction: float, seed: int) -> Run | None:
+    def chosen_run(self, cell: Cell, seed: int) -> Run | None:
         """The run of a cell and seed with the chosen learning rate; ``None`` while it cannot be told."""
-        chosen = self.chosen(arm, fraction)
+        chosen = self.chosen(cell)
         if chosen is None:
             return None
         steps = None
-        if arm.kind == "scratch_long":
-            steps = self.long_steps(arm, fraction)
+        if cell.arm.kind == "scratch_long":
+            steps = self.long_steps(cell)
             if steps is None:
                 return None
-        return self.plan.train(arm, fraction, seed, chosen, steps)
+        return self.plan.train(cell, seed, chosen, steps)
 
-    def long_steps(self, arm: Arm, fraction: float) -> int | None:
+    def long_steps(self, cell: Cell) -> int | None:
         """Steps from scratch that take as long as the longest pretraining and its fine-tuning; kept in a file.
 
         ``None`` while a pretraining on this network, or scratch itself, is not complete.
         """
-        path = self.plan.out / "train" / arm.folder / label_name(fraction) / "length.json"
+        path = self.plan.out / "train" / cell.folder / "length.json"
         if path.is_file():
             return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
-        scratch = self.plan.by_name[arm.baseline]
-        run = self.chosen_run(scratch, fraction, 0)
+        run = self.chosen_run(self._scratch(cell), 0)
         record = None if run is None else record_of(self.plan.out, run.key)
-        sharing = [a for a in self.plan.arms if a.kind == "pretrained" and a.network == arm.network]
+        sharing = [a for a in self.plan.arms if a.kind == "pretrained" and a.network == cell.arm.network]
         pretrainings = [record_of(self.plan.out, self.plan.pretrain(a, 0).key) for a in sharing]
         if run is None or record is None or not record["seconds"] or any(p is None for p in pretrainings):
             return None
@@ -142,8 +143,11 @@ class Schedule:
         write_json(path, {"steps": steps, "pretraining_seconds": longest, "scratch_seconds": record["seconds"]})
         return steps
 
-    def _after_pretraining(self, arm: Arm, seed: int, run: Run) -> Iterator[Run]:
-        if arm.kind != "pretrained" or self._complete(self.plan.pretrain(arm, seed)):
+    def _scratch(self, cell: Cell) -> Cell:
+        return replace(cell, arm=self.plan.by_name[cell.arm.baseline])
+
+    def _after_pretraining(self, cell: Cell, seed: int, run: Run) -> Iterator[Run]:
+        if cell.arm.kind != "pretrained" or self._complete(self.plan.pretrain(cell.arm, seed)):
             yield run
 
     def _complete(self, run: Run) -> bool:

@@ -86,6 +86,24 @@ def split_cases(
     )
 
 
+def split_folds(cases: Sequence[Case], folds: int, *, seed: int = 0, patient: str | None = None) -> list[list[Case]]:
+    """Cut cases into parts of about as many patients each, for cross-validation.
+
+    Args:
+        cases: to be cut; those of one patient stay together.
+        folds: number of parts.
+        seed: of the order, by the same hash as in :func:`split_cases`.
+        patient: see :func:`split_cases`.
+
+    Raises:
+        InputError: fewer patients than folds.
+    """
+    groups = _patients(cases, patient, seed)
+    if len(groups) < folds:
+        raise InputError(f"folds: {folds} given, {len(groups)} labelled patients found. Give at most so many folds.")
+    return [_by_id([c for group in groups[fold::folds] for c in group]) for fold in range(folds)]
+
+
 def patients(cases: Sequence[Case], patient: str | None) -> dict[str, list[Case]]:
     """Cases by the name of their patient (see :func:`split_cases`).
 

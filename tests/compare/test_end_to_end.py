@@ -32,7 +32,8 @@ def test_a_real_comparison(name: str, phantom_dir: Path, tmp_path: Path) -> None
     assert all(row["status"] == "complete" and float(row["seconds"]) > 0 for row in rows)
     assert all(0 <= float(row["test_dice"]) <= 1 for row in rows if row["chosen"] == "True")
     results = json.loads((out / "results.json").read_text())
-    scored = set(results["cases"]["val"] + results["cases"]["test"])
+    (cases,) = results["folds"]
+    scored = set(cases["val"] + cases["test"])
     pretrained = json.loads((out / "pretrain" / name / "p0" / "run.json").read_text())
     trained = json.loads((out / "train" / name / "labels_1" / "s0" / "lr0" / "run.json").read_text())
     assert pretrained["cases"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.arguments import check_arguments
-from common.compare.arms import Run
+from common.compare.arms import Cell, Run
 from common.compare.bundles import Bundle, downstream
 from common.compare.options import Options
 from common.compare.plan import Plan
@@ -80,7 +80,7 @@ def test_all_arms_of_a_seed_share_its_cases_and_its_seed(make_plan) -> None:
     plan = make_plan(label_fractions=(0.34, 1.0))
     for fraction in (0.34, 1.0):
         for seed in range(2):
-            runs = [plan.train(arm, fraction, seed, 0) for arm in plan.arms]
+            runs = [plan.train(Cell(arm, fraction), seed, 0) for arm in plan.arms]
             for key in ITEMS["train"]:
                 assert len({tuple(cases(run, key)) for run in runs}) == 1
             assert {run.arguments["seed"] for run in runs} == {seed}
@@ -90,10 +90,10 @@ def test_nothing_that_is_scored_is_trained_or_pretrained_on(make_plan) -> None:
     plan = make_plan(label_fractions=(0.34, 1.0))
     for arm in plan.arms:
         for seed in range(2):
-            train = plan.train(arm, 1.0, seed, 1)
+            train = plan.train(Cell(arm, 1.0), seed, 1)
             val, test = (
                 set(cases(train, "validate#dataset#data")),
-                set(cases(plan.test(train, arm), "evaluation#items")),
+                set(cases(plan.test(train, Cell(arm, 1.0)), "evaluation#items")),
             )
             seen = set(cases(train, "train#dataset#data"))
             seen |= set(cases(plan.pretrain(arm, seed), "cases"))
@@ -108,8 +108,8 @@ def test_scratch_takes_no_weights_and_searches_as_many_rates(make_plan) -> None:
     scratch, method = plan.by_name["scratch MixTransformerUNet"], plan.by_name["isd_mae"]
     assert plan.candidates(scratch) == [(0.002, 1.0), (0.004, 1.0), (0.008, 1.0)]
     assert plan.candidates(method) == [(0.001, 0.25), (0.003, 0.25)]
-    assert plan.train(scratch, 1.0, 0, 0).arguments["pretrain_epochs"] == 0
-    fine_tuning = plan.train(method, 1.0, 0, 0).arguments
+    assert plan.train(Cell(scratch, 1.0), 0, 0).arguments["pretrain_epochs"] == 0
+    fine_tuning = plan.train(Cell(method, 1.0), 0, 0).arguments
     assert fine_tuning["pretrained"] == plan.pretrain(method, 0).arguments["pretrained"]
     assert fine_tuning["pretrained_as_is"]
     with pytest.raises(InputError, match="untuned baseline"):
@@ -119,7 +119,7 @@ def test_scratch_takes_no_weights_and_searches_as_many_rates(make_plan) -> None:
 def test_budgets_are_equal_and_exact(make_plan) -> None:
     plan = make_plan(steps=12, validations=3, pretrain_steps=7)
     for arm in plan.arms:
-        run = plan.train(arm, 1.0, 0, 0)
+        run = plan.train(Cell(arm, 1.0), 0, 0)
         assert run.steps == run.arguments["epochs"] * run.arguments["steps"] == 12
         assert (run.arguments["epochs"], run.arguments["val_interval"]) == (3, 1)
         assert plan.pretrain(arm, 0).steps == 7  # of two epochs, only one divides it
@@ -136,7 +136,7 @@ def test_seeds_share_pretrainings_in_turn(make_plan) -> None:
 def test_long_scratch_is_an_arm_of_its_own(make_plan) -> None:
     plan = make_plan(scratch_long=True, methods=("isd_mae",))
     arm = plan.by_name["scratch MixTransformerUNet long"]
-    run = plan.train(arm, 1.0, 0, 0, steps=11)
+    run = plan.train(Cell(arm, 1.0), 0, 0, steps=11)
     assert run.steps == 12  # of two epochs
     assert run.arguments["pretrain_epochs"] == 0
 
@@ -145,8 +145,13 @@ def test_commands_accept_their_arguments(make_plan, tmp_path: Path) -> None:
     """No argument is one that a bundle would refuse as mistyped."""
     plan = make_plan(overrides={"spacing": [6.0, 6.0, 6.0], "n_bins": 4}, device="cpu")
     for arm in plan.arms:
-        train = plan.train(arm, 1.0, 0, 0)
-        for run in (train, plan.pretrain(arm, 0), plan.test(train, arm), plan.example(train, arm)):
+        train = plan.train(Cell(arm, 1.0), 0, 0)
+        for run in (
+            train,
+            plan.pretrain(arm, 0),
+            plan.test(train, Cell(arm, 1.0)),
+            plan.example(train, Cell(arm, 1.0)),
+        ):
             file = tmp_path / "arguments.json"
             file.write_text(json.dumps({"config_file": run.bundle.files(*run.configs), **run.arguments}))
             check_arguments(["monai.bundle", "run", "--args_file", str(file)])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
+from common.compare.arms import Cell
 from common.compare.bundles import Bundle
 from common.compare.options import Options
 from common.compare.plan import Plan
@@ -76,9 +77,9 @@ def test_arguments_of_components_are_those_of_pretraining(phantom_dir: Path, tmp
     )
     arm = plan.by_name["isd_mae.row"]
     assert plan.pretrain(arm, 0).arguments["loss#learnable"] is True
-    train = plan.train(arm, 1.0, 0, 0)
+    train = plan.train(Cell(arm, 1.0), 0, 0)
     assert train.arguments["patch_size"] == 4
-    assert not any("loss#learnable" in run.arguments for run in (train, plan.test(train, arm)))
+    assert not any("loss#learnable" in run.arguments for run in (train, plan.test(train, Cell(arm, 1.0))))
     assert arm.baseline == plan.by_name["isd_mae"].baseline
 
 

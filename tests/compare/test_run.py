@@ -17,8 +17,10 @@ import torch
 
 import common.compare.run
 from common.cli import compare
+from common.compare.arms import Cell
 from common.compare.options import Options
 from common.compare.plan import Plan
+from common.compare.results import Results
 from common.compare.run import RunFailedError, check_settings, execute, record_of
 from common.compare.schedule import Schedule
 from common.errors import InputError
@@ -156,6 +158,38 @@ def test_a_bundle_with_layer_decay_keeps_it_and_the_report_says_so(options: dict
     assert "| scratch Identity | 100% | 0.01 | 0.01 | 1.000 | yes |" in report
 
 
+def test_every_labelled_case_is_tested_once_per_seed_over_folds(
+    options: dict[str, Any], phantom_dir: Path, tmp_path: Path
+) -> None:
+    """Each fold chooses its own rate, on its own validation cases; the table has one line for all of them."""
+    folder = tmp_path / "without_test_cases"
+    for name in ("imagesTr", "labelsTr", "imagesUn"):
+        shutil.copytree(phantom_dir / name, folder / name)
+    settings = {**options, "dataset_dir": str(folder), "folds": 2, "lr": (0.009, 0.1)}
+    compare(**settings)
+    out = Path(options["out_dir"])
+    results = json.loads((out / "results.json").read_text())
+    labelled = sorted(case for fold in results["folds"] for case in fold["test"])
+    assert labelled == sorted(path.name.partition(".")[0] for path in (folder / "imagesTr").iterdir())
+    assert not {*labelled} & {*results["pretraining_cases"]}
+    assert len(list(out.glob("pretrain/*/*"))) == 1  # serves both
+    for number, fold in enumerate(results["folds"]):
+        for seed in (0, 1):
+            with open(out / f"test/quick/labels_1/fold{number}/s{seed}/lr0/metrics.csv", newline="") as file:
+                assert {row["case"] for row in csv.DictReader(file)} == set(fold["test"])
+        assert (out / f"train/quick/labels_1/fold{number}/chosen.json").is_file()
+    trained = [row for row in rows(out) if row["stage"] == "train" and row["chosen"] == "True"]
+    assert sorted(row["fold"] for row in trained) == ["0"] * 4 + ["1"] * 4
+    report = (out / "report.md").read_text()
+    assert "2 folds of 1 labelled cases to train on, 1 to validate, 2 to test" in report
+    assert report.count("| quick | Identity |") == 1
+    assert "+0.100 to +0.100 | 2 of 2 |" in report
+    assert "| quick | 100% | 1 | 0.009 | 0.00225 | 0.999 | yes |" in report
+    shutil.rmtree(out / "test/quick/labels_1/fold1/s1")
+    plan = Plan(Options(**settings))
+    assert Results(plan, Schedule(plan)).missing() == ["quick, labels_1, fold 1, seed 1"]
+
+
 def test_a_rate_that_diverges_is_not_chosen_and_no_failure(options: dict[str, Any]) -> None:
     compare(**options, lr=(0.9, 0.3))
     out = Path(options["out_dir"])
@@ -235,13 +269,13 @@ def test_what_the_first_seeds_search_decided_stays(options: dict[str, Any]) -> N
     """A cell whose test cases were touched is not chosen anew when the search grows."""
     compare(**options, lr=(0.009, 0.1))
     plan = Plan(Options(**{**options, "search_seeds": 2}, lr=(0.009, 0.1)))
-    assert Schedule(plan).chosen(plan.by_name["quick"], 1.0) == 0
-    check_settings(plan.out, plan.train(plan.by_name["quick"], 1.0, 0, 0))
+    assert Schedule(plan).chosen(Cell(plan.by_name["quick"], 1.0)) == 0
+    check_settings(plan.out, plan.train(Cell(plan.by_name["quick"], 1.0), 0, 0))
 
 
 def test_a_failed_command_shows_the_end_of_its_log(options: dict[str, Any]) -> None:
     plan = Plan(Options(**options, lr=(0.2,)))
-    run = plan.train(plan.by_name["quick"], 1.0, 0, 0)
+    run = plan.train(Cell(plan.by_name["quick"], 1.0), 0, 0)
     with pytest.raises(RunFailedError, match=r"train/quick/labels_1/s0/lr0: exit code 1(?s:.*)Error: the disk is gone"):
         execute(plan.out, run)
     assert record_of(plan.out, run.key) is None
