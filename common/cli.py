@@ -163,7 +163,8 @@ def compare(
     seeds: int = 3,
     pretrain_seeds: int = 1,
     search_seeds: int = 1,
-    lr: float | Sequence[float] = (0.001, 0.003),
+    lr: float | Sequence[float] | None = None,
+    lr_factors: float | Sequence[float] = (0.3, 1, 3),
     scratch_lr: float | Sequence[float] | None = None,
     body_lr_factor: float = 0.25,
     steps: int | None = None,
@@ -197,7 +198,8 @@ def compare(
         seeds: how many; a seed draws the labelled cases and everything random in fine-tuning.
         pretrain_seeds: pretrainings per method; fine-tuning seed s starts from pretraining s modulo this.
         search_seeds: seeds on which every learning rate is tried; the others use the best.
-        lr: learning rates of the head to try after pretraining.
+        lr: learning rates of the head to try. Default: each bundle's own times the factors.
+        lr_factors: of the bundle's own learning rate, where lr is not given.
         scratch_lr: learning rates to try from scratch, at least as many. Default: the same.
         body_lr_factor: of the rate of pretrained layers.
         steps: of fine-tuning. Default: the bundles'.
@@ -229,7 +231,8 @@ def compare(
         seeds=seeds,
         pretrain_seeds=pretrain_seeds,
         search_seeds=search_seeds,
-        lr=_numbers("lr", lr),
+        lr=None if lr is None else _numbers("lr", lr),
+        lr_factors=_numbers("lr_factors", lr_factors),
         scratch_lr=None if scratch_lr is None else _numbers("scratch_lr", scratch_lr),
         body_lr_factor=body_lr_factor,
         steps=steps,

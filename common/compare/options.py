@@ -24,7 +24,8 @@ class Options:
     seeds: int = 3
     pretrain_seeds: int = 1
     search_seeds: int = 1
-    lr: tuple[float, ...] = (0.001, 0.003)
+    lr: tuple[float, ...] | None = None
+    lr_factors: tuple[float, ...] = (0.3, 1.0, 3.0)
     scratch_lr: tuple[float, ...] | None = None
     body_lr_factor: float = 0.25
     steps: int | None = None
@@ -57,12 +58,15 @@ class Options:
             near = self.steps - self.steps % self.validations or self.validations
             msg = f"steps: {self.steps} given, not a multiple of validations ({self.validations}). Try {near}."
             raise InputError(msg)
-        if not self.lr or min(self.lr) <= 0 or min(self.scratch_rates) <= 0:
-            raise InputError(f"lr: {self.lr}, {self.scratch_rates} given. Give learning rates above 0.")
-        if len(self.scratch_rates) < len(self.lr):
+        for name in ("lr", "lr_factors", "scratch_lr"):
+            rates = getattr(self, name)
+            if rates is not None and (not rates or min(rates) <= 0):
+                raise InputError(f"{name}: {rates} given. Give numbers above 0.")
+        n_scratch, n_pretrained = len(self.rates(1.0, scratch=True)), len(self.rates(1.0, scratch=False))
+        if n_scratch < n_pretrained:
             msg = (
-                f"scratch_lr: {len(self.scratch_rates)} rates given, the pretrained arms search {len(self.lr)}. An "
-                "untuned baseline loses for that reason alone: give it as many."
+                f"scratch_lr: {n_scratch} rates given, the pretrained arms search {n_pretrained}. An untuned baseline "
+                "loses for that reason alone: give it as many."
             )
             raise InputError(msg)
         for fraction in self.label_fractions:
@@ -76,7 +80,15 @@ class Options:
             return {}
         return {"epochs": self.validations, "steps": self.steps // self.validations, "val_interval": 1}
 
-    @property
-    def scratch_rates(self) -> tuple[float, ...]:
-        """Learning rates that a training from scratch may choose."""
-        return self.lr if self.scratch_lr is None else self.scratch_lr
+    def rates(self, own: float, *, scratch: bool) -> tuple[float, ...]:
+        """Learning rates that an arm may choose from.
+
+        Args:
+            own: the bundle's.
+            scratch: whether it starts from scratch.
+        """
+        if scratch and self.scratch_lr is not None:
+            return self.scratch_lr
+        if self.lr is not None:
+            return self.lr
+        return tuple(float(f"{own * factor:.4g}") for factor in self.lr_factors)

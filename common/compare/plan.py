@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -84,9 +85,14 @@ class Plan:
 
     def candidates(self, arm: Arm) -> list[tuple[float, float]]:
         """Learning rate of the head and factor of the body that a cell of this arm may choose."""
-        if arm.kind == "pretrained":
-            return [(lr, self.options.body_lr_factor) for lr in self.options.lr]
-        return [(lr, 1.0) for lr in self.options.scratch_rates]
+        own = self._config(arm, "train").get("lr")
+        if not isinstance(own, (int, float)):
+            if self.options.lr is None:
+                raise InputError(f"{arm.bundle.root}: train.json has no number as 'lr'. Give the rates to try as --lr.")
+            own = math.nan
+        scratch = arm.kind != "pretrained"
+        factor = 1.0 if scratch else self.options.body_lr_factor
+        return [(lr, factor) for lr in self.options.rates(own, scratch=scratch)]
 
     def pretrain(self, arm: Arm, seed: int) -> Run:
         """The pretraining that a fine-tuning seed starts from."""

@@ -75,6 +75,7 @@ def _introduction(results: Results) -> list[Block]:
     plan, options = results.plan, results.plan.options
     commits = sorted({str(row["commit"]) for row in results.rows if row["commit"]})
     wall = sum(row["wall_seconds"] for row in results.rows)
+    n_pretrained, n_scratch = (len(options.rates(1.0, scratch=scratch)) for scratch in (False, True))
     trained = [row for row in results.rows if row["stage"] == "train"]
     where = ", ".join(sorted({str(row["device"]) for row in results.rows if row["device"]})) or "no run yet"
     points = [
@@ -82,7 +83,7 @@ def _introduction(results: Results) -> list[Block]:
         + (", **validation and test images among them**." if options.include_held_out else ", none of those held out."),
         f"Seeds: {options.seeds}; a seed draws the labelled cases and everything random in fine-tuning, and all arms "
         f"share it. Pretraining seeds: {options.pretrain_seeds}. Learning rates searched on {options.search_seeds} "
-        f"seed(s), {len(options.lr)} per pretrained arm, {len(options.scratch_rates)} from scratch.",
+        f"seed(s), {n_pretrained} per pretrained arm, {n_scratch} from scratch.",
         f"Ran {len(results.rows)} trainings, {wall / _MINUTE:.0f} minutes in all ({where}), "
         f"commit {', '.join(commits) or 'unknown'}; written {time.strftime('%Y-%m-%d %H:%M')}.",
     ]

@@ -116,6 +116,22 @@ def test_scratch_takes_no_weights_and_searches_as_many_rates(make_plan) -> None:
         make_plan(lr=(0.001, 0.003), scratch_lr=(0.001,))
 
 
+def test_rates_are_the_bundles_own_times_the_factors_unless_given(make_plan) -> None:
+    plan = make_plan(methods=("isd_mae", "anatomask"), overlays=("smoke",))
+    own = {name: plan.by_name[name].bundle.config("train")["lr"] for name in ("isd_mae", "anatomask")}
+    assert own["isd_mae"] != own["anatomask"]
+    for name, lr in own.items():
+        arm = plan.by_name[name]
+        assert [rate for rate, _ in plan.candidates(arm)] == pytest.approx([0.3 * lr, lr, 3 * lr])
+        assert [rate for rate, _ in plan.candidates(plan.by_name[arm.baseline])] == pytest.approx(
+            [0.3 * lr, lr, 3 * lr]
+        )
+    plan = make_plan(methods=("isd_mae",), lr_factors=(2.0,), scratch_lr=(0.5,))
+    own_tiny = plan.by_name["isd_mae"].bundle.config("train")["lr"]
+    assert plan.candidates(plan.by_name["isd_mae"]) == [(2 * own_tiny, 0.25)]
+    assert plan.candidates(plan.by_name["scratch MixTransformerUNet"]) == [(0.5, 1.0)]
+
+
 def test_budgets_are_equal_and_exact(make_plan) -> None:
     plan = make_plan(steps=12, validations=3, pretrain_steps=7)
     for arm in plan.arms:
@@ -171,7 +187,8 @@ def test_commands_accept_their_arguments(make_plan, tmp_path: Path) -> None:
         ({"presets": ("isd_mae/nothing",)}, "no 'isd_mae/nothing'"),
         ({"seeds": 0}, "seeds: 0"),
         ({"seeds": 1, "search_seeds": 2}, "less than"),
-        ({"lr": (-1.0,)}, "above 0"),
+        ({"lr": (-1.0,)}, "lr: .*above 0"),
+        ({"lr_factors": ()}, "lr_factors: .*above 0"),
     ],
 )
 def test_bad_options_are_refused_before_anything_runs(make_plan, options: dict, message: str) -> None:

@@ -209,7 +209,7 @@ def test_a_failing_run_is_told_and_the_others_are_done(options: dict[str, Any]) 
 
 def test_dry_run_starts_nothing(options: dict[str, Any]) -> None:
     text = compare(**options, dry_run=True)
-    assert "0 of 7 trainings are done; about " in text
+    assert "0 of 9 trainings are done; about " in text
     assert "quick: 10 steps of pretraining" in text
     assert not Path(options["out_dir"]).exists()
 
