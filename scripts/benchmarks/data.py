@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, CropForegroundd, LoadImaged, Orientationd, Spacingd
 
 from benchmarks.rows import Case, row
 from common.data.archive import write_array
+from common.recipes import BODY_MARGIN, in_body, preprocessing
 from common.transforms.prepared import PreparedVolume
+from common.transforms.spacing import SafeSpacingd
 
 
 @row
@@ -36,6 +42,42 @@ def crop(device: torch.device) -> Case:  # noqa: ARG001 (volumes are read by the
         lambda: np.asanyarray(nib.Nifti1Image.from_filename(nifti).dataobj)[box()].copy(),
         "nibabel of the .nii.gz, sliced",
     )
+
+
+@row
+def resample(device: torch.device) -> Case:
+    """512 x 512 x 200 voxels of 0.75 x 0.75 x 1 mm to 1.5 mm, float32"""
+    affine = torch.diag(torch.tensor([0.75, 0.75, 1.0, 1.0], dtype=torch.float64))
+    volume = torch.from_numpy(_noisy_body(np.random.default_rng(0), (512, 512, 200))[None]).float()
+    data: dict[Hashable, torch.Tensor] = {"image": MetaTensor(volume.to(device), affine=affine)}
+    arguments: dict[str, Any] = {"keys": "image", "pixdim": (1.5, 1.5, 1.5), "padding_mode": "border"}
+    arguments["dtype"] = "float32"
+    ours, monai = SafeSpacingd(**arguments), Spacingd(**arguments)
+    return Case(lambda: ours(data), lambda: monai(data), "MONAI `Spacingd`")
+
+
+@row
+def volume_on_grid(device: torch.device) -> Case:  # noqa: ARG001 (volumes are read by the CPU)
+    """From a .nii.gz of 512 x 512 x 200 voxels of 0.75 x 0.75 x 1 mm, int16 HU, to 1.5 mm in RAS"""
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "volume.nii.gz"
+    nib.save(
+        nib.Nifti1Image(_noisy_body(np.random.default_rng(0), (512, 512, 200)), np.diag([-0.75, -0.75, 1, 1])), path
+    )
+    ours = preprocessing(spacing=(1.5, 1.5, 1.5))
+    monai = Compose(
+        [
+            LoadImaged(keys="image", ensure_channel_first=True),
+            Orientationd(keys="image", axcodes="RAS", labels=None),
+            Spacingd(keys="image", pixdim=(1.5, 1.5, 1.5), padding_mode="border", dtype="float32"),
+            CropForegroundd(keys="image", source_key="image", select_fn=in_body, margin=BODY_MARGIN),
+        ]
+    )
+
+    def read(folder: tempfile.TemporaryDirectory = folder) -> object:  # the folder lives as long as this function
+        return ours({"image": f"{folder.name}/volume.nii.gz"})
+
+    return Case(read, lambda: monai({"image": str(path)}), "MONAI's transforms for the same")
 
 
 def _noisy_body(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:

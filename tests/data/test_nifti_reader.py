@@ -10,6 +10,7 @@ import pytest
 
 from common.data.contents import read_volume
 from common.data.headers import check_header
+from common.data.nifti_reader import NiftiReader, in_c_order
 from common.transforms.load import LoadVolumed
 from tests.volumes import ct_array
 
@@ -39,3 +40,22 @@ def test_the_sform_counts_whatever_pixdim_says(tmp_path: Path, pixdim: tuple[flo
         np.testing.assert_array_equal(np.asarray(loaded), LPS)
     np.testing.assert_array_equal(array, ct_array((6, 5, 4)))
     np.testing.assert_array_equal(image[0], ct_array((6, 5, 4)))
+
+
+@pytest.mark.parametrize("shape", [(33, 17, 5), (16, 32, 48), (7, 40), (1, 1, 50)])
+def test_c_order_keeps_every_voxel_in_its_place(shape: tuple[int, ...]) -> None:
+    array = np.asfortranarray(np.random.default_rng(0).integers(-1024, 3000, shape).astype(np.int16))
+    ordered = in_c_order(array)
+    assert ordered.flags.c_contiguous
+    assert ordered.dtype == np.int16
+    np.testing.assert_array_equal(ordered, array)
+    assert in_c_order(ordered) is ordered
+
+
+def test_what_is_loaded_was_in_c_order_before_monai_copies(tmp_path: Path) -> None:
+    """Else MONAI turns the whole volume around in one go, which takes longer than to unpack it."""
+    path = write_sform_only(tmp_path / "a.nii.gz", (6.0, 6.0, 6.0))
+    reader = NiftiReader()
+    array, _ = reader.get_data(reader.read(path))
+    assert array.flags.c_contiguous
+    np.testing.assert_array_equal(array, ct_array((6, 5, 4)))
