@@ -52,9 +52,12 @@ class ChestChannels(Transform):
         image = convert_to_tensor(img, track_meta=get_track_meta())
         check_channel_first(image, self.spatial_dims, n_channels=1)
         hu = convert_to_tensor(image, track_meta=False)
-        windows = torch.cat([hu_window(hu, *self.lung), hu_window(hu, *self.mediastinum)])
-        edge = sobel_magnitude(windows, self.axes).amax(dim=0, keepdim=True)
-        return convert_to_dst_type(torch.cat([windows, edge]), dst=image, dtype=torch.float32)[0]
+        channels = torch.empty((3, *hu.shape[1:]), dtype=torch.float32, device=hu.device)
+        for channel, window in zip(channels, (self.lung, self.mediastinum), strict=False):
+            channel.copy_(hu_window(hu, *window)[0])
+        lung, mediastinum = sobel_magnitude(channels[:2], self.axes)
+        torch.maximum(lung, mediastinum, out=channels[2])
+        return convert_to_dst_type(channels, dst=image, dtype=torch.float32)[0]
 
 
 class ChestChannelsd(MapTransform):

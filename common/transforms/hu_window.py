@@ -30,7 +30,7 @@ def hu_window(hu: Tensor, level: float, width: float) -> Tensor:
     Integers and half precision are promoted before subtracting, so that nothing wraps around or is rounded.
     """
     x = hu if hu.dtype in (torch.float32, torch.float64) else hu.float()
-    return ((x - (level - width / 2)) / width).clamp(0, 1).nan_to_num(nan=0.0)
+    return (x - (level - width / 2)).div_(width).clamp_(0, 1).nan_to_num_(nan=0.0)
 
 
 class HUWindow(Transform):

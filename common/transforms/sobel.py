@@ -29,25 +29,40 @@ def sobel_magnitude(image: Tensor, axes: Sequence[int]) -> Tensor:
     Returns:
         edges of the same shape and type.
     """
-    square = torch.zeros_like(image)
+    square: Tensor | None = None
     for along in axes:
         part = image
         for axis in axes:
-            before, here, after = _neighbours(part, axis)
-            part = after - before if axis == along else before + 2 * here + after
-        square += part * part
-    return square.sqrt().div_(4 ** (len(axes) - 1)).clamp_(max=1)
+            part = _slope(part, axis) if axis == along else _smoothed(part, axis)
+        square = part.mul_(part) if square is None else square.addcmul_(part, part)
+    if square is None:
+        raise ValueError("axes: got none. Give two or three.")
+    return square.sqrt_().div_(4 ** (len(axes) - 1)).clamp_(max=1)
 
 
-def _neighbours(image: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The voxel before, the voxel, and the voxel after along ``axis``, reflected at the borders."""
+def _slope(image: Tensor, axis: int) -> Tensor:
+    """The voxel after less the voxel before, along ``axis``; 0 at the borders, where they are the same one."""
+    inner = max(image.shape[axis] - 2, 0)
+    slope = torch.zeros_like(image)
+    torch.sub(
+        image.narrow(axis, image.shape[axis] - inner, inner),
+        image.narrow(axis, 0, inner),
+        out=slope.narrow(axis, min(1, image.shape[axis] - inner), inner),
+    )
+    return slope
+
+
+def _smoothed(image: Tensor, axis: int) -> Tensor:
+    """The voxel before, twice the voxel, and the voxel after, along ``axis``; reflected at the borders."""
     size = image.shape[axis]
+    smoothed = image * 2
     if size == 1:
-        return image, image, image
-    first, last = image.narrow(axis, 1, 1), image.narrow(axis, size - 2, 1)
-    before = torch.cat([first, image.narrow(axis, 0, size - 1)], dim=axis)
-    after = torch.cat([image.narrow(axis, 1, size - 1), last], dim=axis)
-    return before, image, after
+        return smoothed.mul_(2)
+    smoothed.narrow(axis, 1, size - 1).add_(image.narrow(axis, 0, size - 1))
+    smoothed.narrow(axis, 0, size - 1).add_(image.narrow(axis, 1, size - 1))
+    smoothed.narrow(axis, 0, 1).add_(image.narrow(axis, 1, 1))
+    smoothed.narrow(axis, size - 1, 1).add_(image.narrow(axis, size - 2, 1))
+    return smoothed
 
 
 def edge_axes(spatial_dims: int, edge: str, slice_axis: int) -> tuple[int, ...]:
