@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, LoadImaged, Orientationd, Spacingd
+from torch.nn.functional import conv2d, pad
 
 from benchmarks.rows import Case, row
 from common.data.archive import write_array
 from common.recipes import BODY_MARGIN, in_body, preprocessing
+from common.transforms.chest_channels import LUNG, MEDIASTINUM, ChestChannels
 from common.transforms.prepared import PreparedVolume
 from common.transforms.spacing import SafeSpacingd
 
@@ -54,6 +56,28 @@ def resample(device: torch.device) -> Case:
     arguments["dtype"] = "float32"
     ours, monai = SafeSpacingd(**arguments), Spacingd(**arguments)
     return Case(lambda: ours(data), lambda: monai(data), "MONAI `Spacingd`")
+
+
+@row
+def channels(device: torch.device) -> Case:
+    """Lung window, mediastinal window and edges of a crop of 96 x 96 x 96"""
+    hu = torch.from_numpy(_noisy_body(np.random.default_rng(0), (96, 96, 96))[None]).float().to(device)
+    ours = ChestChannels()
+    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=device) / 4
+    kernels = torch.stack([kernel, kernel.T])[:, None]
+
+    def by_convolution() -> torch.Tensor:
+        both = torch.cat([((hu - (level - width / 2)) / width).clamp(0, 1) for level, width in (LUNG, MEDIASTINUM)])
+        slices = pad(both.permute(0, 3, 1, 2).flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
+        edges = conv2d(slices, kernels).square().sum(1).sqrt().clamp(max=1)
+        return torch.cat([both, edges.unflatten(0, (2, -1)).permute(0, 2, 3, 1).amax(0, keepdim=True)])
+
+    return Case(
+        lambda: ours(hu),
+        by_convolution,
+        "`conv2d` of all slices with both Sobel kernels",
+        lambda: f"largest difference {(ours(hu) - by_convolution()).abs().max():.1e}",
+    )
 
 
 @row
