@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.data.cases import Case, find_cases
-from common.data.split import patients, split_cases, split_folds
+from common.data.split import same_patients, split_cases, split_folds
 from common.errors import InputError
 
 
@@ -116,7 +116,7 @@ def _fold(
     labelled = [c for c in cases if c.subset == "train" and c.label is not None and c.id not in tested]
     split = split_cases(labelled, val_fraction=val_fraction, seed=seed, patient=patient)
     held_out = tested | {c.id for c in cases if c.subset == "test"} | {c.id for c in split.val}
-    shadowed = _same_patients(cases, held_out, patient) | _same_files(cases, held_out)
+    shadowed = same_patients(cases, held_out, patient) | _same_files(cases, held_out)
     pool = [c for c in split.train if c.id not in shadowed]
     if not pool:
         msg = (
@@ -126,12 +126,6 @@ def _fold(
         raise InputError(msg)
     left_out = [c for c in cases if c.id in shadowed]
     return ComparedCases(pool, split.val, list(test), [], left_out, patient)
-
-
-def _same_patients(cases: Sequence[Case], held_out: set[str], patient: str | None) -> set[str]:
-    """Ids of further cases of the held-out patients."""
-    groups = [{c.id for c in group} for group in patients(cases, patient).values()]
-    return {i for group in groups if group & held_out for i in group - held_out}
 
 
 def _same_files(cases: Sequence[Case], held_out: set[str]) -> set[str]:

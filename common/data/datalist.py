@@ -18,7 +18,7 @@ from typing import Any, Literal
 from common.data.archive import image_file, label_file
 from common.data.cases import Case, find_cases, image_case_id, label_names
 from common.data.dicom import is_dicom_folder
-from common.data.split import split_cases
+from common.data.split import same_patients, split_cases
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def pretraining_items(
         dataset_dir: see :mod:`common.data.cases`.
         val_fraction, seed, patient: as for :func:`training_items`, so that both stages hold out the same cases.
         include_test: pretrain on validation and test volumes too (a transductive setting: say so with the scores).
-        hold_out: ids of further cases to leave out, such as those that another task validates on.
+        hold_out: ids of further cases to leave out, such as those that another task validates on; their patients' other
+            scans are left out too.
 
     Raises:
         InputError: see :func:`~common.data.cases.find_cases`; also when everything in the folder is held out.
@@ -102,7 +103,8 @@ def pretraining_items(
         patient=patient,
     )
     used = split.unlabelled + split.train + (split.val + split.test if include_test else [])
-    used = [c for c in used if c.id not in hold_out]
+    also = same_patients(cases, hold_out, patient)
+    used = [c for c in used if c.id not in hold_out and c.id not in also]
     if not used:
         what = "validation and test" if hold_out else "test"
         msg = (

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from common.data.cases import Case
 from common.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Split:
-    """Cases by what they are for; no case (and no patient) is in two of ``train``, ``val`` and ``test``."""
+    """Cases by what they are for; no patient is in two of ``train``, ``val`` and ``test``.
+
+    Nor is one of ``val`` or ``test`` in ``unlabelled``.
+    """
 
     train: list[Case]
     val: list[Case]
@@ -44,7 +50,8 @@ def split_cases(
         label_fraction: share of the training cases that keep their label (at least one does); the others join the
             unlabelled cases.
         patient: regular expression for the part of an id (its first group, else the match) that names the patient.
-            Cases of one patient stay together. ``None``: every case is a patient of its own.
+            Cases of one patient stay together; those of a test case's patient are left out, and so are unlabelled ones
+            of a validation case's. ``None``: every case is a patient of its own.
 
     Raises:
         InputError: fewer labelled cases (or patients) than needed; a fraction out of range; a bad expression.
@@ -55,7 +62,11 @@ def split_cases(
         raise InputError(
             f"label_fraction: {label_fraction} given, above 0 and at most 1 is allowed. 1 uses all labels."
         )
-    labelled = [c for c in cases if c.subset == "train" and c.label is not None]
+    test = [c for c in cases if c.subset == "test"]
+    left_out = same_patients(cases, {c.id for c in test}, patient)
+    if left_out:
+        logger.warning("left out, as other scans of their patients are test cases: %s", ", ".join(sorted(left_out)))
+    labelled = [c for c in cases if c.subset == "train" and c.label is not None and c.id not in left_out]
     needed = max(min_train, 0) + max(min_val, 0)
     if len(labelled) < needed:
         msg = (
@@ -78,11 +89,13 @@ def split_cases(
         raise InputError(msg)
 
     n_labels = max(1, round(label_fraction * len(train))) if train else 0
+    left_out |= same_patients(cases, {c.id for c in val}, patient)
+    unlabelled = [c for c in cases if c.subset == "unlabelled" and c.id not in left_out]
     return Split(
         train=_by_id(train[:n_labels]),
         val=_by_id(val),
-        test=_by_id([c for c in cases if c.subset == "test"]),
-        unlabelled=_by_id([c for c in cases if c.subset == "unlabelled"] + train[n_labels:]),
+        test=_by_id(test),
+        unlabelled=_by_id(unlabelled + train[n_labels:]),
     )
 
 
@@ -120,6 +133,16 @@ def patients(cases: Sequence[Case], patient: str | None) -> dict[str, list[Case]
         name = case.id if match is None else (match.group(1) if match.groups() else match.group(0))
         groups.setdefault(name, []).append(case)
     return groups
+
+
+def same_patients(cases: Sequence[Case], ids: Collection[str], patient: str | None) -> set[str]:
+    """Ids of further cases of the patients of these cases; see :func:`split_cases`.
+
+    Raises:
+        InputError: a bad expression.
+    """
+    groups = [{c.id for c in group} for group in patients(cases, patient).values()]
+    return {i for group in groups if group & set(ids) for i in group - set(ids)}
 
 
 def _patients(cases: Sequence[Case], patient: str | None, seed: int) -> list[list[Case]]:

@@ -205,3 +205,23 @@ def test_no_generated_file_is_tracked() -> None:
     files = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     generated = re.findall(r"(?m)^.*(?:__pycache__|\.pyc|\.egg-info/|/runs/|\.pt|\.nii|\.nii\.gz)$", files)
     assert generated == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_keeps_the_scans_of_a_patient_on_one_side(name: str, tmp_path: Path) -> None:
+    for folder, scans in {"imagesTr": "12", "labelsTr": "12", "imagesUn": "3", "imagesTs": "4"}.items():
+        (tmp_path / folder).mkdir()
+        for patient in ("t",) if folder == "imagesTs" else "tabcdefgh":
+            for scan in scans:
+                (tmp_path / folder / f"{patient}_{scan}.nii.gz").touch()
+    sides = {}
+    for stage, items in (("pretrain", "cases"), ("train", "train#dataset#data"), ("train", "validate#dataset#data")):
+        parser = ConfigParser()
+        parser.read_config(str(config_file(name, stage)))
+        parser.update({"dataset_dir": str(tmp_path), "patient": "^[^_]+"})
+        sides[items] = {item["case"].partition("_")[0] for item in parser.get_parsed_content(items)}
+    training, validation = sides["train#dataset#data"], sides["validate#dataset#data"]
+    assert training | validation == set("abcdefgh")
+    assert not training & validation
+    assert sides["cases"] == training
+    assert config(name, "train")["pretrain_overrides"]["patient"] == "@patient"

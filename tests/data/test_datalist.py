@@ -96,6 +96,13 @@ def test_pretraining_keeps_the_images_whose_labels_are_withheld(dataset: Path) -
     assert few < _cases(training_items(dataset, structures=STRUCTURES)) < _cases(pretraining_items(dataset))
 
 
+def test_pretraining_leaves_out_further_scans_of_those_held_out(tmp_path: Path) -> None:
+    for name in ("a_1", "a_2", "b_1", "c_1"):
+        write_case(tmp_path, f"imagesUn/{name}.nii.gz")
+    assert _cases(pretraining_items(tmp_path, hold_out=["a_1"], patient="^[^_]+")) == {"b_1", "c_1"}
+    assert _cases(pretraining_items(tmp_path, hold_out=["a_1"])) == {"a_2", "b_1", "c_1"}
+
+
 def test_pretraining_on_images_only(tmp_path: Path) -> None:
     write_case(tmp_path, "a.nii.gz")
     assert _cases(pretraining_items(tmp_path)) == {"a"}

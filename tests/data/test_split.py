@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from common.data.cases import Case, Subset
-from common.data.split import Split, split_cases
+from common.data.split import Split, split_cases, split_folds
 from common.errors import InputError
 
 
@@ -85,3 +85,28 @@ def test_smallest_splits() -> None:
 def test_errors(n: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         split_cases(LABELLED[:n] + OTHERS, **options)
+
+
+def test_scans_of_held_out_patients_are_nowhere_else() -> None:
+    """A labelled and an unlabelled scan of the test patient, and an unlabelled one of every other patient."""
+    test = [_case("p0_late", "test"), _case("p10_alone", "test")]
+    unlabelled = [_case(f"p{i}_more", "unlabelled") for i in range(12)]
+    split = split_cases(LABELLED + unlabelled + test, val_fraction=0.3, patient="^[^_]+")
+
+    sides = [{i.split("_")[0] for i in _ids(part)} for part in (split.train, split.val, split.test)]
+    assert sides[2] == {"p0", "p10"}
+    assert len(set.union(*sides)) == sum(map(len, sides))
+    assert {i.split("_")[0] for i in _ids(split.unlabelled)} == {f"p{i}" for i in range(12)} - sides[1] - sides[2]
+    apart = split_cases(LABELLED + unlabelled + test, val_fraction=0.3)
+    assert len(apart.train + apart.val) == 20
+    assert len(apart.unlabelled) == 12
+
+
+def test_folds_hold_every_case_once_and_patients_together() -> None:
+    folds = split_folds(LABELLED, 3, patient="^[^_]+")
+    assert sorted(i for fold in folds for i in _ids(fold)) == sorted(_ids(LABELLED))
+    sides = [{i.split("_")[0] for i in _ids(fold)} for fold in folds]
+    assert [len(side) for side in sides] == [4, 3, 3]
+    assert len(set.union(*sides)) == 10
+    assert split_folds(LABELLED[::-1], 3, patient="^[^_]+") == folds
+    assert split_folds(LABELLED, 3, seed=1, patient="^[^_]+") != folds
