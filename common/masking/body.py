@@ -40,9 +40,7 @@ def largest_component(tissue: np.ndarray) -> np.ndarray:
     components, n = ndimage.label(tissue)
     if n == 0:
         return np.zeros_like(tissue)
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()
+    return components == np.bincount(components[tissue]).argmax()
 
 
 def without_table(tissue: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -22,9 +22,12 @@ def enclosed_by_tissue(tissue: Tensor) -> Tensor:
         bool (B, 1, *S).
     """
     inside = tissue.clone()
-    count = tissue.to(torch.int32)
     for axis in range(2, tissue.ndim):
-        before = count.cumsum(axis)
-        after = before.narrow(axis, tissue.shape[axis] - 1, 1) - before
-        inside |= (before > 0) & (after > 0)
+        size = tissue.shape[axis]
+        place = torch.arange(1, size + 1, dtype=torch.int16, device=tissue.device)
+        place = place.view(-1, *[1] * (tissue.ndim - axis - 1))
+        # of each line; where it holds no tissue, the first lies behind the last
+        last = (tissue * place).amax(axis, keepdim=True)
+        first = size + 1 - (tissue * (size + 1 - place)).amax(axis, keepdim=True)
+        inside |= (place >= first) & (place <= last)
     return inside
