@@ -166,7 +166,7 @@ def compare(
     lr: float | Sequence[float] | None = None,
     lr_factors: float | Sequence[float] = (0.3, 1, 3),
     scratch_lr: float | Sequence[float] | None = None,
-    body_lr_factor: float = 0.25,
+    body_lr_factor: float | None = None,
     steps: int | None = None,
     validations: int = 4,
     pretrain_steps: int | None = None,
@@ -201,7 +201,7 @@ def compare(
         lr: learning rates of the head to try. Default: each bundle's own times the factors.
         lr_factors: of the bundle's own learning rate, where lr is not given.
         scratch_lr: learning rates to try from scratch, at least as many. Default: the same.
-        body_lr_factor: of the rate of pretrained layers.
+        body_lr_factor: of the rate, for pretrained layers. Default: each bundle's own.
         steps: of fine-tuning. Default: the bundles'.
         validations: how often these steps stop to validate.
         pretrain_steps: of pretraining. Default: the bundles'.

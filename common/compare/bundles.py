@@ -115,7 +115,7 @@ def downstream(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a training from scratch with this ``train.json`` depends on, references written out.
 
     Two bundles for which this is equal train the same network from scratch, whatever they are called; they share one
-    baseline. Learning rates are left out: the comparison sets them.
+    baseline. Learning rates are left out: from scratch, those of all of them are tried.
     """
     same = {name: value for name, value in {"lr": "LR", **ONE_RATE, **_ANY_HEAD}.items() if name in config}
     parser = ConfigParser({**config, **same})

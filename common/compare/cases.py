@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class ComparedCases:
         pool: labelled cases, from which a seed draws those that a run trains on.
         val: labelled cases that decide learning rates and epochs.
         test: labelled cases that are scored once per chosen run.
-        pretraining: images of ``pool`` and of the unlabelled cases.
+        pretraining: images of ``pool`` and of the unlabelled cases; of several folds, of the latter alone.
         left_out: unlabelled and labelled cases of a patient, or with an image file, that is held out.
         patient: see :func:`common.data.split.split_cases`.
     """
@@ -95,37 +95,56 @@ def compared_cases(
         tests = split_folds(labelled, folds, seed=split_seed, patient=patient)
     else:
         tests = [split_cases(labelled, val_fraction=test_fraction, seed=split_seed, min_train=2, patient=patient).val]
-    compared = [_fold(cases, test, val_fraction, split_seed, patient) for test in tests]
+    compared = []
+    for number, test in enumerate(tests):
+        # the next fold's test cases come first, so that no case validates in most folds and trains in few
+        val_first = {c.id for c in tests[(number + 1) % folds]} if folds > 1 else set()
+        try:
+            compared.append(_fold(cases, test, val_first, val_fraction, split_seed, patient))
+        except InputError as error:
+            fold = f", fold {number} of {folds}" if folds > 1 else ""
+            raise InputError(f"{dataset_dir}{fold}: {error}") from error
     unseen = {c.id for fold in compared for c in [*fold.val, *fold.test, *fold.left_out]}
     unseen |= {c.id for c in cases if c.subset == "test"}
     pretraining = [c for c in cases if include_held_out or c.id not in unseen]
     if not pretraining:
         msg = (
             f"{dataset_dir}: no image is left to pretrain on, since every labelled one is held out in some fold. Add "
-            "unlabelled ones, or compare without folds."
+            "unlabelled ones, compare without folds, or say include_held_out."
         )
         raise InputError(msg)
     return [replace(fold, pretraining=pretraining) for fold in compared]
 
 
 def _fold(
-    cases: Sequence[Case], test: Sequence[Case], val_fraction: float, seed: int, patient: str | None
+    cases: Sequence[Case],
+    test: Sequence[Case],
+    val_first: Collection[str],
+    val_fraction: float,
+    seed: int,
+    patient: str | None,
 ) -> ComparedCases:
     """Training and validation cases around these test cases; what to pretrain on is for all folds to say."""
-    tested = {c.id for c in test}
-    labelled = [c for c in cases if c.subset == "train" and c.label is not None and c.id not in tested]
-    split = split_cases(labelled, val_fraction=val_fraction, seed=seed, patient=patient)
-    held_out = tested | {c.id for c in cases if c.subset == "test"} | {c.id for c in split.val}
-    shadowed = same_patients(cases, held_out, patient) | _same_files(cases, held_out)
-    pool = [c for c in split.train if c.id not in shadowed]
+    tested = {c.id for c in test} | {c.id for c in cases if c.subset == "test"}
+    left_out = _further(cases, tested, patient)
+    labelled = [
+        c for c in cases if c.subset == "train" and c.label is not None and c.id not in tested and c.id not in left_out
+    ]
+    split = split_cases(labelled, val_fraction=val_fraction, seed=seed, patient=patient, val_first=val_first)
+    left_out |= _further(cases, {c.id for c in split.val}, patient) - tested
+    pool = [c for c in split.train if c.id not in left_out]
     if not pool:
         msg = (
-            f"every labelled training case shares its patient or its image with a held-out one "
-            f"({', '.join(sorted(shadowed))}). Add patients, or change the patient expression."
+            "every labelled training case shares its patient or its image with a held-out one "
+            f"({', '.join(sorted(left_out))}). Add patients, or change the patient expression."
         )
         raise InputError(msg)
-    left_out = [c for c in cases if c.id in shadowed]
-    return ComparedCases(pool, split.val, list(test), [], left_out, patient)
+    return ComparedCases(pool, split.val, list(test), [], [c for c in cases if c.id in left_out], patient)
+
+
+def _further(cases: Sequence[Case], ids: set[str], patient: str | None) -> set[str]:
+    """Ids of further cases that share a patient or an image file with these."""
+    return same_patients(cases, ids, patient) | _same_files(cases, ids)
 
 
 def _same_files(cases: Sequence[Case], held_out: set[str]) -> set[str]:

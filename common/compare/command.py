@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 
+from common.compare.arms import Arm
 from common.compare.estimate import estimate
 from common.compare.options import Options
 from common.compare.plan import Plan
@@ -65,11 +66,14 @@ def describe(plan: Plan) -> str:
     for arm in plan.arms:
         if arm.kind == "pretrained":
             run = plan.pretrain(arm, 0)
-            lines.append(f"  {arm.name}: {run.steps} steps of pretraining ({arm.network_name}), against {arm.baseline}")
+            lines.append(
+                f"  {arm.name}: {run.steps} steps of pretraining ({arm.network_name}), against {arm.baseline}; "
+                f"learning rates {_rates(plan, arm)}"
+            )
     scratch = [arm for arm in plan.arms if arm.kind == "scratch"]
     for arm in scratch:
         run = plan.train(plan.cells_of(arm, options.label_fractions[0])[0], 0, 0)
-        lines.append(f"  {arm.name}: {run.steps} steps")
+        lines.append(f"  {arm.name}: {run.steps} steps; learning rates {_rates(plan, arm)}")
     guess = estimate(plan)
     kind = "at the pace of the runs that are done" if guess.measured else "a guess for one CPU core; a GPU is faster"
     lines.append(
@@ -78,3 +82,9 @@ def describe(plan: Plan) -> str:
     )
     lines.append(f"Into {shlex.quote(str(plan.out))}. Start the same command again to share the work.")
     return "\n".join(lines)
+
+
+def _rates(plan: Plan, arm: Arm) -> str:
+    candidates = plan.candidates(arm)
+    body = f", times {candidates[0][1]:g} for the body" if arm.kind == "pretrained" and arm.has_body_rate else ""
+    return ", ".join(f"{lr:g}" for lr, _ in candidates) + body

@@ -27,7 +27,7 @@ class Options:
     lr: tuple[float, ...] | None = None
     lr_factors: tuple[float, ...] = (0.3, 1.0, 3.0)
     scratch_lr: tuple[float, ...] | None = None
-    body_lr_factor: float = 0.25
+    body_lr_factor: float | None = None
     steps: int | None = None
     validations: int = 4
     pretrain_steps: int | None = None

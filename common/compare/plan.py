@@ -84,15 +84,26 @@ class Plan:
         return sorted({cases.n_labelled(fraction) for cases in self.folds})
 
     def candidates(self, arm: Arm) -> list[tuple[float, float]]:
-        """Learning rate of the head and factor of the body that a cell of this arm may choose."""
-        own = self._config(arm, "train").get("lr")
-        if not isinstance(own, (int, float)):
-            if self.options.lr is None:
-                raise InputError(f"{arm.bundle.root}: train.json has no number as 'lr'. Give the rates to try as --lr.")
-            own = math.nan
-        scratch = arm.kind != "pretrained"
-        factor = 1.0 if scratch else self.options.body_lr_factor
-        return [(lr, factor) for lr in self.options.rates(own, scratch=scratch)]
+        """Learning rate of the head and factor of the body that a cell of this arm may choose.
+
+        A training from scratch may choose from those of every arm that is compared with it.
+        """
+        if arm.kind == "pretrained":
+            factor = self.options.body_lr_factor
+            if factor is None:
+                factor = float(self._config(arm, "train").get("body_lr_factor", 1.0))
+            return [(lr, factor) for lr in self.options.rates(self._own_rate(arm), scratch=False)]
+        members = [arm, *(a for a in self.arms if a.kind == "pretrained" and a.network == arm.network)]
+        rates = [lr for member in members for lr in self.options.rates(self._own_rate(member), scratch=True)]
+        return [(lr, 1.0) for lr in dict.fromkeys(rates)]
+
+    def _own_rate(self, arm: Arm) -> float:
+        rate = self._config(arm, "train").get("lr")
+        if isinstance(rate, (int, float)):
+            return float(rate)
+        if self.options.lr is None:
+            raise InputError(f"{arm.bundle.root}: train.json has no number as 'lr'. Give the rates to try as --lr.")
+        return math.nan
 
     def pretrain(self, arm: Arm, seed: int) -> Run:
         """The pretraining that a fine-tuning seed starts from."""

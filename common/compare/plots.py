@@ -40,7 +40,7 @@ def read_curve(folder: Path, tag: str) -> Curve:
 
 
 def curves_figure(curves: Mapping[str, Sequence[Curve]], *, title: str, x: str, y: str) -> Figure:
-    """One colour per arm, one line per seed."""
+    """One colour per arm, one line per curve."""
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     for i, (name, lines) in enumerate(curves.items()):

@@ -197,7 +197,7 @@ def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
         }
         curves = {name: lines for name, lines in curves.items() if any(x for x, _ in lines)}
         if curves:
-            title = f"{label_name(fraction)}: validation Dice while training, one line per seed"
+            title = f"{label_name(fraction)}: validation Dice while training, one line per training"
             add(f"curves_{fraction:g}", curves_figure(curves, title=title, x="epoch", y="validation Dice"), title)
         masks = _example_masks(results, fraction)
         if len(masks) > 1:

@@ -26,7 +26,8 @@ class Results:
 
     Attributes:
         rows: one per run that has ended, with :data:`COLUMNS`.
-        scores: test Dice by seed, case and structure, per arm and fraction. Folds are joined: a case is tested in one.
+        scores: test Dice by seed, case and structure, per arm and fraction, of seeds of which every fold is there.
+            Folds are joined: a case is tested in one.
         chosen: position of the chosen learning rate, per folder of a cell.
     """
 
@@ -37,12 +38,17 @@ class Results:
         self.scores: dict[tuple[str, float], dict[tuple[int, str, str], float]] = {}
         self.chosen: dict[str, int] = {}
         self._missing: list[str] = []
+        self._folds: dict[tuple[str, float, int], list[dict[tuple[str, str], float]]] = {}
         for arm in plan.arms:
             if arm.kind == "pretrained":
                 for seed in range(plan.options.pretrain_seeds):
                     self._add(plan.pretrain(arm, seed), arm, "pretrain", seed=seed)
         for cell in plan.cells:
             self._read_cell(cell)
+        for (name, fraction, seed), folds in self._folds.items():
+            if len(folds) == len(plan.folds):  # else its mean would be one over other cases than those of other arms
+                scores = self.scores.setdefault((name, fraction), {})
+                scores |= {(seed, *key): dice for test in folds for key, dice in test.items()}
 
     def seconds(self, arm: Arm, fraction: float) -> tuple[float, float]:
         """Mean seconds of pretraining and of the chosen trainings; 0 where there are none."""
@@ -92,8 +98,7 @@ class Results:
             run = self.schedule.chosen_run(cell, seed)
             test = {} if run is None else self._test_dice(plan.test(run, cell))
             if test:
-                scores = self.scores.setdefault((arm.name, cell.fraction), {})
-                scores |= {(seed, case, structure): dice for (case, structure), dice in test.items()}
+                self._folds.setdefault((arm.name, cell.fraction, seed), []).append(test)
             else:
                 fold = "" if cell.fold is None else f"fold {cell.fold}, "
                 self._missing.append(f"{arm.name}, {label_name(cell.fraction)}, {fold}seed {seed}")

@@ -30,7 +30,8 @@ class NiftiReader(NibabelReader):
         return images if len(images) > 1 else images[0]
 
     def _get_array_data(self, img: Any, filename: str | os.PathLike) -> Any:
-        return in_c_order(super()._get_array_data(img, filename))
+        array = super()._get_array_data(img, filename)
+        return in_c_order(array) if isinstance(array, np.ndarray) else array
 
 
 def in_c_order(array: np.ndarray, block: int = 16) -> np.ndarray:
@@ -41,7 +42,11 @@ def in_c_order(array: np.ndarray, block: int = 16) -> np.ndarray:
             in the cache.
         block: edge of a block along the last two axes.
     """
-    if array.ndim != 3 or array.flags.c_contiguous:
+    if array.flags.c_contiguous:
+        return array
+    if array.ndim == 4 and array.shape[3] == 1:
+        return in_c_order(array[..., 0], block)[..., None]
+    if array.ndim != 3:
         return np.ascontiguousarray(array)
     result = np.empty(array.shape, array.dtype)
     for j in range(0, array.shape[1], block):

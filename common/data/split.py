@@ -36,6 +36,7 @@ def split_cases(
     min_val: int = 1,
     label_fraction: float = 1.0,
     patient: str | None = None,
+    val_first: Collection[str] = (),
 ) -> Split:
     """Split labelled cases into training and validation.
 
@@ -52,6 +53,7 @@ def split_cases(
         patient: regular expression for the part of an id (its first group, else the match) that names the patient.
             Cases of one patient stay together; those of a test case's patient are left out, and so are unlabelled ones
             of a validation case's. ``None``: every case is a patient of its own.
+        val_first: ids of cases to validate on before others.
 
     Raises:
         InputError: fewer labelled cases (or patients) than needed; a fraction out of range; a bad expression.
@@ -76,6 +78,7 @@ def split_cases(
         raise InputError(msg)
 
     groups = _patients(labelled, patient, seed)
+    groups.sort(key=lambda group: not any(c.id in val_first for c in group))  # stable: else as the hash has them
     n_val = min(max(min_val, round(val_fraction * len(labelled))), len(labelled) - min_train)
     val: list[Case] = []
     while len(val) < n_val and len(groups) > 1:

@@ -7,15 +7,19 @@ of one orientation the same trilinear interpolation is three linear ones, each w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from monai.config import DtypeLike
 from monai.data import MetaTensor
+from monai.data.meta_obj import get_track_meta
 from monai.data.utils import to_affine_nd
 from monai.transforms import SpatialResample, TraceableTransform
-from monai.utils import fall_back_tuple
+from monai.utils import fall_back_tuple, get_equivalent_dtype
 
+# places this close to the middle between two voxels count as the middle: affines are rounded to float32 in files
+TIE = 1e-3
 # voxels by which a map that counts as one along the axes may miss a voxel at the far end of another axis
 _MAX_MISS = 1e-3
 
@@ -41,25 +45,36 @@ class AxisResample(SpatialResample):
         """See ``SpatialResample``; the result is float32."""
         kind = _name(self.mode if mode is None else mode)
         border = _name(self.padding_mode if padding_mode is None else padding_mode) == "border"
-        plain = kind in ("bilinear", "nearest") and border and not (self.lazy if lazy is None else lazy)
-        if plain and isinstance(img, MetaTensor) and not img.pending_operations and dst_affine is not None:
-            size = [int(n) for n in fall_back_tuple(spatial_size, img.shape[1:], lambda n: n >= 0)]
-            xform = _index_map(img, dst_affine)
-            places = None if xform is None else _places(xform, img.shape[1:], size)
-            if places is not None:
-                values = resample_axes(img.as_tensor(), places, nearest=kind == "nearest").to(torch.float32)
-                extra = {"mode": kind, "padding_mode": "border", "align_corners": bool(align_corners)}
-                meta = TraceableTransform.track_transform_meta(
-                    img,
-                    sp_size=size,
-                    affine=xform,
-                    extra_info={**extra, "dtype": "float32", "src_affine": img.affine},
-                    orig_size=img.shape[1:],
-                    transform_info=self.get_transform_info(),
-                    lazy=False,
-                )
-                return MetaTensor(values).copy_meta_from(meta)
-        return super().__call__(img, dst_affine, spatial_size, mode, padding_mode, align_corners, dtype, lazy)
+        eager = not (self.lazy if lazy is None else lazy)
+        general = partial(
+            super().__call__, img, dst_affine, spatial_size, mode, padding_mode, align_corners, dtype, lazy
+        )
+        if kind not in ("bilinear", "nearest") or not border or not eager or not get_track_meta():
+            return general()
+        if not isinstance(img, MetaTensor) or img.pending_operations or dst_affine is None or spatial_size is None:
+            return general()
+        size = [int(n) for n in fall_back_tuple(spatial_size, img.shape[1:], lambda n: n >= 0)]
+        xform = _index_map(img, dst_affine)
+        places = None if xform is None else _places(xform, img.shape[1:], size)
+        if places is None:
+            return general()
+        working = get_equivalent_dtype(dtype or self.dtype or img.dtype, torch.Tensor)
+        values = img.as_tensor()
+        if kind == "bilinear":
+            values = values.to(working if working.is_floating_point else torch.float32)
+        corners = self.align_corners if align_corners is None else align_corners
+        extra = {"mode": kind, "padding_mode": "border", "align_corners": corners, "src_affine": img.affine}
+        meta = TraceableTransform.track_transform_meta(
+            img,
+            sp_size=size,
+            affine=xform,
+            extra_info={**extra, "dtype": str(working).removeprefix("torch.")},
+            orig_size=img.shape[1:],
+            transform_info=self.get_transform_info(),
+            lazy=False,
+        )
+        resampled = resample_axes(values, places, nearest=kind == "nearest")
+        return MetaTensor(resampled.to(torch.float32)).copy_meta_from(meta)
 
 
 def resample_axes(volume: torch.Tensor, places: Sequence[np.ndarray], *, nearest: bool = False) -> torch.Tensor:
@@ -69,17 +84,22 @@ def resample_axes(volume: torch.Tensor, places: Sequence[np.ndarray], *, nearest
         volume: ``(C, *S)``; a floating-point type unless ``nearest``.
         places: per spatial axis, where the grid's planes lie, in voxels of the volume. Beyond the first or last voxel
             its value is repeated.
-        nearest: take the nearest voxel, in the middle between two the even one, instead of interpolating linearly.
+        nearest: take the nearest voxel, and in the middle between two the later one, instead of interpolating linearly.
 
     Returns:
         ``(C, *(len(p) for p in places))``, type and device of the volume.
+
+    Raises:
+        ValueError: for linear interpolation of whole numbers.
     """
+    if not nearest and not volume.is_floating_point():
+        raise ValueError(f"volume: got {volume.dtype}. Give floating-point numbers, or take the nearest voxels.")
     # the axis that shrinks most comes first: the others have less to do then
     order = sorted(range(len(places)), key=lambda axis: len(places[axis]) / volume.shape[axis + 1])
     for axis in order:
         size = volume.shape[axis + 1]
         place = np.clip(places[axis], 0, size - 1)
-        lower = np.rint(place) if nearest else np.floor(place)
+        lower = np.floor(place + 0.5 + TIE) if nearest else np.floor(place)
         below = volume.index_select(axis + 1, torch.as_tensor(lower.astype(np.int64), device=volume.device))
         share = torch.as_tensor(place - lower, dtype=volume.dtype, device=volume.device)
         if not nearest and share.any():

@@ -53,7 +53,7 @@ class ChestChannels(Transform):
         check_channel_first(image, self.spatial_dims, n_channels=1)
         hu = convert_to_tensor(image, track_meta=False)
         channels = torch.empty((3, *hu.shape[1:]), dtype=torch.float32, device=hu.device)
-        for channel, window in zip(channels, (self.lung, self.mediastinum), strict=False):
+        for channel, window in zip(channels[:2], (self.lung, self.mediastinum), strict=True):
             channel.copy_(hu_window(hu, *window)[0])
         lung, mediastinum = sobel_magnitude(channels[:2], self.axes)
         torch.maximum(lung, mediastinum, out=channels[2])

@@ -19,9 +19,7 @@ from monai.utils import TransformBackends, ensure_tuple_rep
 
 from common.data.headers import MAX_DRIFT
 from common.errors import InputError
-
-# Places this close to the middle between two voxels count as the middle: affines are rounded to float32 in files.
-_TIE = 1e-3
+from common.transforms.axis_resample import TIE
 
 
 def axis_tables(
@@ -55,14 +53,14 @@ def axis_tables(
         others = np.arange(n) != axis
         # in voxels of the grid to fill, as check_shear measures it, so that a volume it accepts comes back
         drift = float((np.abs(linear[mask_axis]) * middle)[others].sum() / abs(linear[mask_axis, axis]))
-        if drift > MAX_DRIFT + _TIE:
+        if drift > MAX_DRIFT + TIE:
             raise InputError(_not_aligned(f"their axes part by {drift:.2f} voxels towards the corners"))
         start = offset[mask_axis] + (linear[mask_axis] * middle)[others].sum()
         place = start + linear[mask_axis, axis] * np.arange(shape[axis])
         size = pred_shape[mask_axis]
-        nearest = np.clip(np.floor(place + 0.5 + _TIE).astype(np.int64), 0, size - 1)
+        nearest = np.clip(np.floor(place + 0.5 + TIE).astype(np.int64), 0, size - 1)
         # MONAI's Spacing rounds the mask's size, and may centre it: the file's outermost voxels can lie beyond its edge
-        reach = max(1.0, (1 + abs(linear[mask_axis, axis])) / 2) - _TIE
+        reach = max(1.0, (1 + abs(linear[mask_axis, axis])) / 2) - TIE
         outside = (place <= -reach) | (place >= size - 1 + reach)
         tables.append((mask_axis, np.where(outside, -1, nearest)))
     return tables

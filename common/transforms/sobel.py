@@ -27,7 +27,7 @@ def sobel_magnitude(image: Tensor, axes: Sequence[int]) -> Tensor:
         axes: two or three of its axes; the others are not mixed.
 
     Returns:
-        edges of the same shape and type.
+        edges of the same shape and type, without a gradient.
     """
     square: Tensor | None = None
     for along in axes:

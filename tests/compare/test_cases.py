@@ -108,6 +108,28 @@ def test_folds_test_every_labelled_case_once_and_pretrain_on_none(unscored: Path
     assert ids(compared_cases(unscored, folds=3, split_seed=1)[0].test) != ids(folds[0].test)
 
 
+def test_over_folds_every_case_trains_and_none_validates_in_most(unscored: Path) -> None:
+    write(unscored, "imagesTr", *(f"tr{i}_1" for i in range(10, 20)), labels="labelsTr")
+    folds = compared_cases(unscored, folds=5, val_fraction=0.2)
+    for case in (f"tr{i}_1" for i in range(20)):
+        assert sum(case in ids(fold.val) for fold in folds) <= 1
+        assert sum(case in ids(fold.pool) for fold in folds) >= 3
+
+
+def test_nothing_validates_that_a_test_case_has_a_copy_or_another_scan_of(folder: Path) -> None:
+    (copied,) = compared_cases(folder)
+    case = copied.val[0].id
+    (folder / "imagesTr" / f"{case}.nii.gz").write_bytes((folder / "imagesTs" / "ts0_1.nii.gz").read_bytes())
+    (copied,) = compared_cases(folder)
+    assert case in ids(copied.left_out)
+    assert case not in ids([*copied.val, *copied.pool, *copied.pretraining])
+    for name in [f"tr{i}_1" for i in range(10)]:
+        write(folder, "imagesTr", name.replace("tr", "ts").replace("_1", "_2"), labels="labelsTr")
+    (scans,) = compared_cases(folder, patient="^[^_]+")
+    assert {"ts0_2", "ts1_2", "ts2_2"} <= ids(scans.left_out)
+    assert not {"ts0", "ts1", "ts2"} & {i.partition("_")[0] for i in ids([*scans.val, *scans.pool])}
+
+
 def test_folds_keep_a_patient_together(unscored: Path) -> None:
     write(unscored, "imagesTr", *(f"tr{i}_2" for i in range(10)), labels="labelsTr")
     write(unscored, "imagesUn", "tr3_3")

@@ -132,6 +132,23 @@ def test_rates_are_the_bundles_own_times_the_factors_unless_given(make_plan) -> 
     assert plan.candidates(plan.by_name["scratch MixTransformerUNet"]) == [(0.5, 1.0)]
 
 
+def test_scratch_may_choose_every_rate_that_those_compared_with_it_may(make_plan, tmp_path: Path) -> None:
+    for name, lr in (("isd_mae", 0.001), ("mine", 0.01)):
+        configs = tmp_path / "b" / name / "configs"
+        shutil.copytree(REPOSITORY / "bundles" / "isd_mae" / "configs", configs)
+        content = json.loads((configs / "train.json").read_text())
+        (configs / "train.json").write_text(json.dumps({**content, "lr": lr, "body_lr_factor": 10 * lr}))
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text("{}")
+    plan = make_plan(bundles_dir=str(tmp_path / "b"), lr_factors=(1.0, 10.0), overlays=(str(overlay),))
+    assert plan.candidates(plan.by_name["isd_mae"]) == [(0.001, 0.01), (0.01, 0.01)]
+    assert plan.candidates(plan.by_name["mine"]) == [(0.01, 0.1), (0.1, 0.1)]
+    scratch = [arm for arm in plan.arms if arm.kind == "scratch"]
+    assert [plan.candidates(arm) for arm in scratch] == [[(0.001, 1.0), (0.01, 1.0), (0.1, 1.0)]]
+    plan = make_plan(bundles_dir=str(tmp_path / "b"), body_lr_factor=0.5, overlays=(str(overlay),))
+    assert {factor for _, factor in plan.candidates(plan.by_name["mine"])} == {0.5}
+
+
 def test_budgets_are_equal_and_exact(make_plan) -> None:
     plan = make_plan(steps=12, validations=3, pretrain_steps=7)
     for arm in plan.arms:

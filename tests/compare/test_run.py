@@ -187,7 +187,9 @@ def test_every_labelled_case_is_tested_once_per_seed_over_folds(
     assert "| quick | 100% | 1 | 0.009 | 0.00225 | 0.999 | yes |" in report
     shutil.rmtree(out / "test/quick/labels_1/fold1/s1")
     plan = Plan(Options(**settings))
-    assert Results(plan, Schedule(plan)).missing() == ["quick, labels_1, fold 1, seed 1"]
+    results = Results(plan, Schedule(plan))
+    assert results.missing() == ["quick, labels_1, fold 1, seed 1"]
+    assert {seed for seed, _, _ in results.scores["quick", 1.0]} == {0}  # half of its cases would be another mean
 
 
 def test_a_rate_that_diverges_is_not_chosen_and_no_failure(options: dict[str, Any]) -> None:
@@ -211,6 +213,7 @@ def test_dry_run_starts_nothing(options: dict[str, Any]) -> None:
     text = compare(**options, dry_run=True)
     assert "0 of 9 trainings are done; about " in text
     assert "quick: 10 steps of pretraining" in text
+    assert "against scratch Identity; learning rates 0.0003, 0.001, 0.003, times 0.25 for the body" in text
     assert not Path(options["out_dir"]).exists()
 
 

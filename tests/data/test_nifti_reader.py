@@ -42,7 +42,7 @@ def test_the_sform_counts_whatever_pixdim_says(tmp_path: Path, pixdim: tuple[flo
     np.testing.assert_array_equal(image[0], ct_array((6, 5, 4)))
 
 
-@pytest.mark.parametrize("shape", [(33, 17, 5), (16, 32, 48), (7, 40), (1, 1, 50)])
+@pytest.mark.parametrize("shape", [(33, 17, 5), (16, 32, 48), (33, 17, 5, 1), (7, 40), (1, 1, 50)])
 def test_c_order_keeps_every_voxel_in_its_place(shape: tuple[int, ...]) -> None:
     array = np.asfortranarray(np.random.default_rng(0).integers(-1024, 3000, shape).astype(np.int16))
     ordered = in_c_order(array)

@@ -9,8 +9,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Spacing, SpatialResample
+from monai.data import MetaTensor, set_track_meta
+from monai.transforms import Spacing, Spacingd, SpatialResample
 
 from common.transforms.axis_resample import AxisResample, resample_axes
 from common.transforms.spacing import SafeSpacingd
@@ -48,9 +48,13 @@ def test_linear_values_and_grid_are_those_of_monai(pixdim: tuple[float, ...], an
 
 
 def test_nearest_values_are_those_of_monai() -> None:
+    """On planes that no two voxels have their middle in."""
     image = volume()
     image = MetaTensor((image.as_tensor() / 100).round().to(torch.uint8), affine=image.affine)
-    ours, expected = both(image, (1.1, 1.3, 1.7), mode="nearest")
+    target = image.affine @ torch.diag(torch.tensor([1.4, 1.7, 0.6, 1.0], dtype=torch.float64))
+    target[:3, 3] += torch.tensor([0.13, -0.17, 0.31])
+    arguments = {"mode": "nearest", "padding_mode": "border", "dtype": np.float64}
+    ours, expected = (kind(**arguments)(image, target, (9, 6, 11)) for kind in (AxisResample, SpatialResample))
     torch.testing.assert_close(ours.as_tensor(), expected.as_tensor(), rtol=0, atol=0)
 
 
@@ -64,18 +68,64 @@ def test_by_hand() -> None:
     line = torch.tensor([[10.0, 20.0, 40.0]])
     places = [np.array([-1.0, 0.0, 0.5, 1.25, 2.0, 2.7])]
     assert resample_axes(line, places).tolist() == [[10, 10, 15, 25, 40, 40]]
-    assert resample_axes(line, places, nearest=True).tolist() == [[10, 10, 10, 20, 40, 40]]
+    assert resample_axes(line, places, nearest=True).tolist() == [[10, 10, 20, 20, 40, 40]]
     assert line.tolist() == [[10, 20, 40]]
 
 
-def test_what_was_done_can_be_undone() -> None:
-    spacing = SafeSpacingd(keys="image", pixdim=(1.5, 1.5, 1.5), mode="nearest", padding_mode="border")
-    image = volume()
-    resampled = spacing({"image": image})
-    assert [step["class"] for step in resampled["image"].applied_operations] == ["AxisResample"]
-    back = spacing.inverse(resampled)["image"]
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.float16, torch.float64])
+def test_linear_values_of_other_types_are_those_of_monai(dtype: torch.dtype) -> None:
+    noise = volume()
+    image = MetaTensor(noise.as_tensor().clamp(0, 255).to(dtype), affine=noise.affine)
+    ours, expected = both(image, (1.1, 1.3, 1.7))
+    torch.testing.assert_close(ours.as_tensor(), expected.as_tensor(), rtol=0, atol=1e-3)
+
+
+def test_whole_numbers_are_not_interpolated() -> None:
+    with pytest.raises(ValueError, match=r"torch.int16\. Give floating-point numbers"):
+        resample_axes(torch.zeros((1, 3), dtype=torch.int16), [np.array([0.5])])
+
+
+def test_labels_at_twice_the_resolution_use_every_voxel_twice() -> None:
+    """Every place lies in the middle between two voxels, or on one."""
+    label = MetaTensor(torch.arange(6.0)[None, :, None, None], affine=torch.diag(torch.tensor([0.7, 1, 1, 1.0])))
+    fine = SafeSpacingd(keys="image", pixdim=(0.35, 1, 1), mode="nearest", padding_mode="border")({"image": label})
+    counts = fine["image"].as_tensor().unique(return_counts=True)[1].tolist()
+    assert counts[1:-1] == [2] * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_way_back_is_that_of_monai(dtype: str) -> None:
+    arguments: dict[str, Any] = {"keys": "image", "pixdim": (1.5, 1.5, 1.5), "padding_mode": "border", "dtype": dtype}
+    image = volume(angle=0.2)
+    ways = [kind(**arguments) for kind in (SafeSpacingd, Spacingd)]
+    there = [way({"image": image}) for way in ways]
+    steps = [resampled["image"].applied_operations[-1] for resampled in there]
+    assert [step["class"] for step in steps] == ["AxisResample", "SpatialResample"]
+    ours, monai = (step["extra_info"] for step in steps)
+    assert {name: ours[name] for name in ("mode", "padding_mode", "align_corners", "dtype")} == {
+        name: monai[name] for name in ("mode", "padding_mode", "align_corners", "dtype")
+    }
+    back, expected = (way.inverse(resampled)["image"] for way, resampled in zip(ways, there, strict=True))
     assert back.shape == image.shape
     torch.testing.assert_close(back.affine, image.affine)
+    torch.testing.assert_close(back.as_tensor(), expected.as_tensor(), rtol=0, atol=0.5 if dtype == "float32" else 1e-3)
+
+
+def test_a_size_that_is_not_given_is_found_by_monai() -> None:
+    image = volume()
+    target = torch.diag(torch.tensor([1.0, -1.0, 2.0, 1.0], dtype=torch.float64))
+    ours, expected = (kind(dtype=np.float64)(image, target) for kind in (AxisResample, SpatialResample))
+    torch.testing.assert_close(ours.as_tensor(), expected.as_tensor())
+
+
+def test_without_metadata_the_result_has_none() -> None:
+    image = volume()
+    set_track_meta(False)
+    try:
+        result = AxisResample()(image, image.affine * 2, (5, 5, 5))
+    finally:
+        set_track_meta(True)
+    assert not isinstance(result, MetaTensor)
 
 
 @pytest.mark.parametrize("options", [{"padding_mode": "zeros"}, {"mode": 3}])

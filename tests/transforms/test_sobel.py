@@ -103,3 +103,17 @@ def test_bad_arguments_are_refused():
         SobelEdges(slice_axis=3)
     with pytest.raises(ValueError, match="EnsureChannelFirst"):
         SobelEdges()(torch.rand(4, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 5), (3, 2)])
+def test_thin_images_equal_scipy_and_stay_as_they_are(shape):
+    image = torch.rand(shape, dtype=torch.float64) * 0.2
+    before = image.clone()
+    parts = [ndimage.sobel(image.numpy(), axis=axis, mode="mirror") for axis in (0, 1)]
+    assert np.allclose(sobel_magnitude(image, (0, 1)).numpy(), np.hypot(*parts) / 4)
+    assert torch.equal(image, before)
+
+
+def test_no_axes_are_refused():
+    with pytest.raises(ValueError, match="axes: got none"):
+        sobel_magnitude(torch.zeros(3, 3), ())
