@@ -6,16 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from common.compare.arms import Arm, label_name
-from common.compare.plots import curves_figure, fractions_figure, masks_figure, read_curve, seconds_figure
-from common.compare.render import Block, Heading, Picture, Points, Table, Text, markdown, self_contained_html
+from common.compare.arms import Arm
+from common.compare.pictures import pictures
+from common.compare.render import Block, Heading, Points, Table, Text, markdown, self_contained_html
 from common.compare.results import Results
-from common.compare.statistics import Scores, Summary, difference, score_matrix, summarise
+from common.compare.statistics import Scores, Summary, difference, summary_of
 from common.compare.texts import cases_text, numbers_text
 from common.files import written_beside
-from common.preview import save_figure
 
 # structures that are reported together; a group is there when at least one of them is
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -48,7 +45,7 @@ def _blocks(results: Results) -> list[Block]:
     for fraction in results.plan.options.label_fractions:
         blocks += _fraction_blocks(results, fraction, structures, in_mean)
     blocks += [Heading("Learning rates"), Text(_SEARCH), _search_table(results)]
-    blocks += [Heading("Pictures"), *_pictures(results, in_mean)]
+    blocks += [Heading("Pictures"), *pictures(results, in_mean)]
     blocks += [Heading("How to read this"), Points(_CAUTIONS)]
     return blocks
 
@@ -103,7 +100,7 @@ def _fraction_blocks(
     results: Results, fraction: float, structures: Sequence[str], in_mean: Sequence[str]
 ) -> list[Block]:
     n = numbers_text(results.plan.n_labelled(fraction))
-    arms = [arm for arm in _ordered(results) if (arm.name, fraction) in results.scores]
+    arms = [arm for arm in results.by_network() if (arm.name, fraction) in results.scores]
     blocks: list[Block] = [Heading(f"{n} labelled case{'' if n == '1' else 's'} ({fraction:.0%})")]
     if not arms:
         return [*blocks, Text("No result yet.")]
@@ -113,10 +110,10 @@ def _fraction_blocks(
     rows = []
     for arm in arms:
         scores, gains = results.scores[arm.name, fraction], _gains(results, arm, fraction)
-        gain = _summary(gains, in_mean)
+        gain = summary_of(gains, in_mean)
         pretraining, training = results.seconds(arm, fraction)
-        row = [arm.name, arm.network_name, _millions(results, arm), _mean_sd(_summary(scores, in_mean)), *_gain(gain)]
-        row += [_mean_sd(_summary(scores, [name])) for name in lesion]
+        row = [arm.name, arm.network_name, _millions(results, arm), _mean_sd(summary_of(scores, in_mean)), *_gain(gain)]
+        row += [_mean_sd(summary_of(scores, [name])) for name in lesion]
         row += [f"{pretraining / _MINUTE:.1f}" if pretraining else "", f"{training / _MINUTE:.1f}"]
         rows.append(row)
     blocks += [
@@ -141,7 +138,7 @@ def _gain_table(results: Results, arms: Sequence[Arm], fraction: float, groups: 
         is_baseline = arm.name == arm.baseline
         scores = results.scores[arm.name, fraction] if is_baseline else _gains(results, arm, fraction)
         write: Callable[[Summary | None], str] = _mean_sd if is_baseline else _short_gain
-        rows.append([arm.name, *(write(_summary(scores, members)) for members in groups.values())])
+        rows.append([arm.name, *(write(summary_of(scores, members)) for members in groups.values())])
     return Table(["arm", *groups], rows)
 
 
@@ -162,92 +159,9 @@ def _search_table(results: Results) -> Table:
     return Table(["arm", "labels", *folds, "head", "body", "validation Dice", "chosen"], rows)
 
 
-def _pictures(results: Results, in_mean: Sequence[str]) -> list[Block]:
-    plan = results.plan
-    fractions = plan.options.label_fractions
-    blocks: list[Block] = []
-
-    def add(name: str, figure: Figure, caption: str) -> None:
-        path = plan.out / "pictures" / f"{name}.png"
-        save_figure(figure, path)
-        blocks.append(Picture(path, caption))
-
-    summaries: dict[str, dict[float, Summary]] = {}
-    for arm in _ordered(results):
-        for fraction in fractions:
-            scores = results.scores.get((arm.name, fraction))
-            summary = _summary(scores, in_mean) if scores else None
-            if summary is not None:
-                summaries.setdefault(arm.name, {})[fraction] = summary
-    if len(fractions) > 1 and summaries:
-        counted = {name: {plan.n_labelled(f)[-1]: s for f, s in points.items()} for name, points in summaries.items()}
-        add("dice_per_labels", fractions_figure(counted, title="Mean ± SD over seeds", y="test Dice"), "Dice by labels")
-    for fraction in fractions:
-        points = {
-            name: (*results.seconds(plan.by_name[name], fraction), values[fraction])
-            for name, values in summaries.items()
-            if fraction in values
-        }
-        if points:
-            title = f"{label_name(fraction)}: Dice and what it cost"
-            add(f"dice_per_seconds_{fraction:g}", seconds_figure(points, title=title), title)
-        curves = {
-            arm.name: [read_curve(plan.out / run, "val_mean_dice") for run in _chosen_folders(results, arm, fraction)]
-            for arm in _ordered(results)
-        }
-        curves = {name: lines for name, lines in curves.items() if any(x for x, _ in lines)}
-        if curves:
-            title = f"{label_name(fraction)}: validation Dice while training, one line per training"
-            add(f"curves_{fraction:g}", curves_figure(curves, title=title, x="epoch", y="validation Dice"), title)
-        masks = _example_masks(results, fraction)
-        if len(masks) > 1:
-            case = plan.folds[0].test[0]
-            caption = f"{label_name(fraction)}, seed 0: masks of test case {case.id}"
-            add(f"masks_{fraction:g}", masks_figure(case.image, masks), caption)
-    losses = {
-        arm.name: [
-            read_curve(plan.out / plan.pretrain(arm, seed).key, "train/loss")
-            for seed in range(plan.options.pretrain_seeds)
-        ]
-        for arm in plan.arms
-        if arm.kind == "pretrained"
-    }
-    losses = {name: lines for name, lines in losses.items() if any(x for x, _ in lines)}
-    if losses:
-        title = "Pretraining loss (each method has its own: heights are not comparable)"
-        add("pretraining", curves_figure(losses, title=title, x="step", y="loss"), title)
-    return blocks
-
-
-def _example_masks(results: Results, fraction: float) -> dict[str, str]:
-    case = results.plan.folds[0].test[0]
-    masks = {"label": str(case.label)}
-    for arm in _ordered(results):
-        cell = results.plan.cells_of(arm, fraction)[0]
-        run = results.schedule.chosen_run(cell, 0)
-        if run is not None:
-            folder = results.plan.out / results.plan.example(run, cell).key
-            masks.update((arm.name, str(path)) for path in folder.glob("*_seg.nii.gz"))
-    return masks
-
-
-def _chosen_folders(results: Results, arm: Arm, fraction: float) -> list[str]:
-    return [r["run"] for r in results.rows if r["arm"] == arm.name and r["labels"] == fraction and r["chosen"]]
-
-
-def _ordered(results: Results) -> list[Arm]:
-    """Arms by network, each network's scratch first."""
-    kinds = {"scratch": 0, "scratch_long": 1, "pretrained": 2}
-    return sorted(results.plan.arms, key=lambda arm: (arm.network_name, kinds[arm.kind]))
-
-
 def _gains(results: Results, arm: Arm, fraction: float) -> Scores:
     baseline = results.scores.get((arm.baseline, fraction), {})
     return {} if arm.name == arm.baseline else difference(results.scores[arm.name, fraction], baseline)
-
-
-def _summary(scores: Scores, structures: Sequence[str]) -> Summary | None:
-    return summarise(score_matrix(scores, structures)[0]) if scores else None
 
 
 def _mean_sd(summary: Summary | None) -> str:

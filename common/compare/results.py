@@ -60,6 +60,11 @@ class Results:
         ]
         return _mean(pretraining), _mean(training)
 
+    def by_network(self) -> list[Arm]:
+        """Arms by network, each network's scratch first."""
+        kinds = {"scratch": 0, "scratch_long": 1, "pretrained": 2}
+        return sorted(self.plan.arms, key=lambda arm: (arm.network_name, kinds[arm.kind]))
+
     def missing(self) -> list[str]:
         """Cells and seeds without test scores."""
         return self._missing

@@ -94,6 +94,11 @@ def summarise(matrix: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> Summ
     )
 
 
+def summary_of(scores: Scores | None, structures: Sequence[str]) -> Summary | None:
+    """That of the mean over these structures; ``None`` where there are no scores."""
+    return summarise(score_matrix(scores, structures)[0]) if scores else None
+
+
 def bootstrap_interval(
     matrix: np.ndarray, *, level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> tuple[float | None, float | None]:
