@@ -84,7 +84,8 @@ def resample_axes(volume: torch.Tensor, places: Sequence[np.ndarray], *, nearest
         volume: ``(C, *S)``; a floating-point type unless ``nearest``.
         places: per spatial axis, where the grid's planes lie, in voxels of the volume. Beyond the first or last voxel
             its value is repeated.
-        nearest: take the nearest voxel, and in the middle between two the later one, instead of interpolating linearly.
+        nearest: take the nearest voxel instead of interpolating linearly; in the middle between two the earlier one, as
+            a mask on its way back (:mod:`common.transforms.restore`) takes the later one, so that both ways cancel.
 
     Returns:
         ``(C, *(len(p) for p in places))``, type and device of the volume.
@@ -99,7 +100,7 @@ def resample_axes(volume: torch.Tensor, places: Sequence[np.ndarray], *, nearest
     for axis in order:
         size = volume.shape[axis + 1]
         place = np.clip(places[axis], 0, size - 1)
-        lower = np.floor(place + 0.5 + TIE) if nearest else np.floor(place)
+        lower = np.ceil(place - 0.5 - TIE) if nearest else np.floor(place)
         below = volume.index_select(axis + 1, torch.as_tensor(lower.astype(np.int64), device=volume.device))
         share = torch.as_tensor(place - lower, dtype=volume.dtype, device=volume.device)
         if not nearest and share.any():

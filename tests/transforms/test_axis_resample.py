@@ -13,6 +13,7 @@ from monai.data import MetaTensor, set_track_meta
 from monai.transforms import Spacing, Spacingd, SpatialResample
 
 from common.transforms.axis_resample import AxisResample, resample_axes
+from common.transforms.restore import restore_grid
 from common.transforms.spacing import SafeSpacingd
 
 
@@ -68,7 +69,7 @@ def test_by_hand() -> None:
     line = torch.tensor([[10.0, 20.0, 40.0]])
     places = [np.array([-1.0, 0.0, 0.5, 1.25, 2.0, 2.7])]
     assert resample_axes(line, places).tolist() == [[10, 10, 15, 25, 40, 40]]
-    assert resample_axes(line, places, nearest=True).tolist() == [[10, 10, 20, 20, 40, 40]]
+    assert resample_axes(line, places, nearest=True).tolist() == [[10, 10, 10, 20, 40, 40]]
     assert line.tolist() == [[10, 20, 40]]
 
 
@@ -151,3 +152,12 @@ def test_a_volume_of_the_wanted_spacing_is_left_as_it_is() -> None:
     image = volume()
     same = SafeSpacingd(keys="image", pixdim=(0.8, 0.8, 2.5), padding_mode="border")({"image": image})["image"]
     torch.testing.assert_close(same.as_tensor(), image.as_tensor(), rtol=0, atol=0)
+
+
+def test_a_label_that_lies_between_the_voxels_comes_back_where_it_was() -> None:
+    """A grid shifted by half a voxel: there and back is where it began."""
+    label = torch.arange(6.0)[None]
+    shifted = resample_axes(label, [np.arange(6) + 0.5], nearest=True)
+    affine = np.diag([1.0, 1.0])
+    there = np.array([[1.0, 0.5], [0.0, 1.0]])
+    assert restore_grid(shifted, there, (6,), affine).tolist() == label.tolist()
