@@ -96,11 +96,11 @@ def compared_cases(
     else:
         tests = [split_cases(labelled, val_fraction=test_fraction, seed=split_seed, min_train=2, patient=patient).val]
     compared = []
-    for number, test in enumerate(tests):
+    for number, tested in enumerate(tests):
         # the next fold's test cases come first, so that no case validates in most folds and trains in few
         val_first = {c.id for c in tests[(number + 1) % folds]} if folds > 1 else set()
         try:
-            compared.append(_fold(cases, test, val_first, val_fraction, split_seed, patient))
+            compared.append(_fold(cases, tested, val_first, val_fraction, split_seed, patient))
         except InputError as error:
             fold = f", fold {number} of {folds}" if folds > 1 else ""
             raise InputError(f"{dataset_dir}{fold}: {error}") from error

@@ -88,6 +88,13 @@ class Plan:
 
         A training from scratch may choose from those of every arm that is compared with it.
         """
+        return self._candidates[arm.name]
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[tuple[float, float]]]:
+        return {arm.name: self._rates_and_factor(arm) for arm in self.arms}
+
+    def _rates_and_factor(self, arm: Arm) -> list[tuple[float, float]]:
         if arm.kind == "pretrained":
             factor = self.options.body_lr_factor
             if factor is None:

@@ -38,14 +38,15 @@ class Results:
         self.scores: dict[tuple[str, float], dict[tuple[int, str, str], float]] = {}
         self.chosen: dict[str, int] = {}
         self._missing: list[str] = []
-        self._folds: dict[tuple[str, float, int], list[dict[tuple[str, str], float]]] = {}
         for arm in plan.arms:
             if arm.kind == "pretrained":
                 for seed in range(plan.options.pretrain_seeds):
                     self._add(plan.pretrain(arm, seed), arm, "pretrain", seed=seed)
+        tests: dict[tuple[str, float, int], list[dict[tuple[str, str], float]]] = {}
         for cell in plan.cells:
-            self._read_cell(cell)
-        for (name, fraction, seed), folds in self._folds.items():
+            for seed, test in self._read_cell(cell).items():
+                tests.setdefault((cell.arm.name, cell.fraction, seed), []).append(test)
+        for (name, fraction, seed), folds in tests.items():
             if len(folds) == len(plan.folds):  # else its mean would be one over other cases than those of other arms
                 scores = self.scores.setdefault((name, fraction), {})
                 scores |= {(seed, *key): dice for test in folds for key, dice in test.items()}
@@ -94,8 +95,10 @@ class Results:
         records = [record_of(self.plan.out, row["run"]) for row in self.rows]
         return [record for record in records if record is not None]
 
-    def _read_cell(self, cell: Cell) -> None:
+    def _read_cell(self, cell: Cell) -> dict[int, dict[tuple[str, str], float]]:
+        """Add the cell's rows; its test Dice by seed, of those that are there."""
         arm, plan = cell.arm, self.plan
+        tests = {}
         position = self.schedule.chosen(cell)
         if position is not None:
             self.chosen[cell.folder] = position
@@ -103,7 +106,7 @@ class Results:
             run = self.schedule.chosen_run(cell, seed)
             test = {} if run is None else self._test_dice(plan.test(run, cell))
             if test:
-                self._folds.setdefault((arm.name, cell.fraction, seed), []).append(test)
+                tests[seed] = test
             else:
                 fold = "" if cell.fold is None else f"fold {cell.fold}, "
                 self._missing.append(f"{arm.name}, {label_name(cell.fraction)}, {fold}seed {seed}")
@@ -114,6 +117,7 @@ class Results:
             for each in runs:
                 chosen = run is not None and each.key == run.key
                 self._add(each, arm, "train", seed=seed, cell=cell, chosen=chosen, dice=dice if chosen else None)
+        return tests
 
     def _test_dice(self, test: Run) -> dict[tuple[str, str], float]:
         folder = self.plan.out / test.key

@@ -42,13 +42,10 @@ def sobel_magnitude(image: Tensor, axes: Sequence[int]) -> Tensor:
 
 def _slope(image: Tensor, axis: int) -> Tensor:
     """The voxel after less the voxel before, along ``axis``; 0 at the borders, where they are the same one."""
-    inner = max(image.shape[axis] - 2, 0)
     slope = torch.zeros_like(image)
-    torch.sub(
-        image.narrow(axis, image.shape[axis] - inner, inner),
-        image.narrow(axis, 0, inner),
-        out=slope.narrow(axis, min(1, image.shape[axis] - inner), inner),
-    )
+    inner = image.shape[axis] - 2
+    if inner > 0:
+        torch.sub(image.narrow(axis, 2, inner), image.narrow(axis, 0, inner), out=slope.narrow(axis, 1, inner))
     return slope
 
 
